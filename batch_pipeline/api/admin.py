@@ -1,7 +1,8 @@
-"""Reads the organisation's reports of usage and cost with an admin key.
+"""Reads an organisation's reports of usage and cost, and its queue limit, with an admin key.
 
-Belongs here: the two endpoints, their pages, and their rows as plain values. An admin key allows
-more; this module only reads these reports. `flow.costs.billing_check` compares them.
+Belongs here: the endpoints, their pages, and their rows as plain values. An admin key allows more;
+this module only reads these. `flow.costs.billing_check` compares the reports,
+`flow.organisation_limits` keeps the limit.
 """
 
 from __future__ import annotations
@@ -10,19 +11,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Final
 
 import anthropic
 import httpx2
 
 from batch_pipeline.api import credentials, tls
-from batch_pipeline.api.client import SIMULATOR_HEADER
+from batch_pipeline.api.client import (
+    CONNECT_TIMEOUT,
+    ORGANISATION_HEADER,
+    READ_TIMEOUT,
+    SIMULATOR_HEADER,
+)
 from batch_pipeline.api.failures import failures, json_of
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import UsageError
 
 USAGE_REPORT = "/v1/organizations/usage_report/messages"
 COST_REPORT = "/v1/organizations/cost_report"
+_BATCHES: Final = "batch"
+# The type of the limit among those of batches.
+QUEUE_LIMIT = "enqueued_batch_requests"
+LIMIT_SECONDS = 10.0
 # The reports' amounts are in cents.
 CENT = Decimal("0.01")
 
@@ -50,21 +60,28 @@ class DayCost:
 
 
 class AdminApi:
-    """A client of the reports; key and base URL come from the environment."""
+    """A client of one organisation; the variable of this name holds its admin key.
 
-    def __init__(self) -> None:
-        key = credentials.secret(credentials.ADMIN_KEY)
+    `simulated` and `organisation_id` are what the last answer said.
+    """
+
+    def __init__(
+        self, variable: str = credentials.ADMIN_KEY, *, base_url: str | None = None
+    ) -> None:
+        key = credentials.secret(variable)
         if key is None:
             raise UsageError(
-                f"No admin key: set {credentials.ADMIN_KEY}. The reports of a whole organisation "
+                f"No admin key: set {variable}. The reports of a whole organisation "
                 "are not shown to the ordinary key of a workspace; an admin makes one in the API's "
                 "console."
             )
         self.simulated = False
-        hooks = {"response": [self._note_simulator]}
+        self.organisation_id: str | None = None
+        hooks = {"response": [self._note_headers]}
         self._client = anthropic.Anthropic(
-            base_url=credentials.base_url(),
+            base_url=credentials.base_url(base_url),
             api_key=key,
+            timeout=httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks, verify=tls.context(), follow_redirects=False
             ),
@@ -103,6 +120,18 @@ class AdminApi:
             sums[kind] = sums.get(kind, Decimal(0)) + amount
         return [DayCost(model, tier, usd) for (model, tier), usd in sums.items()]
 
+    def queue_limit(self) -> int | None:
+        """The most requests that the organisation may have in the queue of batches; None: the API
+        names no such limit."""
+        # Nights do not wait for it: asked once, and for a few seconds.
+        client = self._client.with_options(max_retries=0, timeout=LIMIT_SECONDS)
+        with failures():
+            for entry in client.organization.rate_limits.list(group_type=_BATCHES):
+                for limit in entry.limits or ():
+                    if limit.type == QUEUE_LIMIT:
+                        return int(limit.value)
+        return None
+
     def _rows(self, path: str, day: date, group_by: list[str]) -> Iterator[Mapping[str, Any]]:
         begin = datetime.combine(day, time(), UTC)
         query: dict[str, object] = {
@@ -121,8 +150,10 @@ class AdminApi:
                 return
             query["page"] = page["next_page"]
 
-    def _note_simulator(self, response: httpx2.Response) -> None:
+    def _note_headers(self, response: httpx2.Response) -> None:
         self.simulated = SIMULATOR_HEADER in response.headers
+        named = response.headers.get(ORGANISATION_HEADER)
+        self.organisation_id = named or self.organisation_id
 
 
 def _rfc3339(moment: datetime) -> str:

@@ -19,6 +19,7 @@ import httpx2
 import orjson
 from anthropic.types import MessageCountTokensParams
 
+from batch_pipeline import telemetry
 from batch_pipeline.api import credentials, tls
 from batch_pipeline.api.batches import batch_of, created_of, page_of
 from batch_pipeline.api.failures import (
@@ -132,6 +133,7 @@ class AnthropicApi:
     def simulated(self) -> bool:
         return bool(self._simulated)
 
+    @telemetry.traced("api.create_batch")
     def create_batch(self, body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         headers = JSON_BODY | {"content-length": str(length)} | betas_header(betas)
         if self._client.credentials is not None:
@@ -144,10 +146,12 @@ class AnthropicApi:
             )
             return created_of(response)
 
+    @telemetry.traced("api.retrieve_batch")
     def retrieve_batch(self, batch_id: str) -> BatchInfo:
         path = f"{BATCHES}/{batch_id}"
         return self._patiently(lambda: batch_of(self._client.get(path, cast_to=httpx2.Response)))
 
+    @telemetry.traced("api.list_batches")
     def list_batches(self, after_id: str | None, limit: int) -> BatchPage:
         query: dict[str, object] = {"limit": limit}
         if after_id is not None:
@@ -159,6 +163,7 @@ class AnthropicApi:
 
         return self._patiently(ask)
 
+    @telemetry.traced("api.cancel_batch")
     def cancel_batch(self, batch_id: str) -> BatchInfo:
         path = f"{BATCHES}/{batch_id}/cancel"
         return self._patiently(lambda: batch_of(self._client.post(path, cast_to=httpx2.Response)))
@@ -189,6 +194,7 @@ class AnthropicApi:
             finally:
                 response.close()
 
+    @telemetry.traced("api.count_tokens")
     def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
         # The endpoint refuses parameters that do not change the prompt, such as `max_tokens`.
         known = MessageCountTokensParams.__annotations__
@@ -208,6 +214,7 @@ class AnthropicApi:
 
         return self._patiently(ask)
 
+    @telemetry.traced("api.models")
     def models(self) -> Mapping[str, ModelInfo]:
         if self._models is None:
             found: dict[str, ModelInfo] = {}
@@ -226,6 +233,7 @@ class AnthropicApi:
             self._models = found | {info.id: info for info in read}
         return self._models
 
+    @telemetry.traced("api.model")
     def model(self, model_id: str) -> ModelInfo | None:
         try:
             return parse_model(self._get_once(f"{MODELS}/{quote(model_id, safe='')}", {}))

@@ -20,6 +20,7 @@ import aiohttp
 import anthropic
 import httpx2
 
+from batch_pipeline import telemetry
 from batch_pipeline.api import tls
 from batch_pipeline.api.failures import (
     JSON_BODY,
@@ -152,6 +153,10 @@ class AnthropicMessages:
         self._note = note
 
     async def create(self, params: bytes | Streamed, betas: Sequence[str]) -> Answer:
+        with telemetry.span("api.create_message"):
+            return await self._create(params, betas)
+
+    async def _create(self, params: bytes | Streamed, betas: Sequence[str]) -> Answer:
         head = await self._heads.head(betas)
         status, headers, content = await self._post(head, params)
         if status == UNAUTHORIZED:

@@ -19,6 +19,8 @@ from typing import Annotated
 
 import typer
 
+from batch_pipeline import logs, telemetry
+from batch_pipeline.cli.commands.accounts import accounts
 from batch_pipeline.cli.commands.approve import approve
 from batch_pipeline.cli.commands.backup import backup
 from batch_pipeline.cli.commands.dead_letters import dead_letters
@@ -27,6 +29,7 @@ from batch_pipeline.cli.commands.estimate import estimate
 from batch_pipeline.cli.commands.export import export
 from batch_pipeline.cli.commands.init import init
 from batch_pipeline.cli.commands.jobs import jobs, validate
+from batch_pipeline.cli.commands.metrics import metrics
 from batch_pipeline.cli.commands.preview import preview
 from batch_pipeline.cli.commands.prune import prune
 from batch_pipeline.cli.commands.reconcile_costs import reconcile_costs
@@ -38,7 +41,6 @@ from batch_pipeline.cli.commands.simulator import simulator
 from batch_pipeline.cli.commands.status import status
 from batch_pipeline.cli.output import COMPLETE, INTERRUPTED, PROGRAM, USAGE, Output, report_error
 from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.safe_text import Formatter
 
 # In the order of `--help`.
 COMMANDS = (
@@ -58,7 +60,9 @@ COMMANDS = (
     prune,
     backup,
     recover,
+    accounts,
     reconcile_costs,
+    metrics,
     simulator,
 )
 
@@ -108,10 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     output = Output(as_json="--json" in arguments)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("batch_pipeline").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():
         # A service manager stops a program by SIGTERM, a terminal that is lost by SIGHUP: end as
         # after Ctrl-C. `nohup` lets SIGHUP be ignored.
@@ -119,6 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
+        _set_up_logs()
         code = app(list(arguments), PROGRAM, standalone_mode=False, obj=output) or COMPLETE
         if code == INTERRUPTED:  # typer returns it after Ctrl-C, and prints nothing
             raise KeyboardInterrupt
@@ -141,6 +142,14 @@ def _run(arguments: Sequence[str]) -> int:
             logging.getLogger(__name__).exception("unexpected error")
             code = report_error(output, "internal", f"{type(error).__name__}: {error}", 1)
     return code
+
+
+def _set_up_logs() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logs.formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("batch_pipeline").setLevel(logging.INFO)
+    telemetry.configure()
 
 
 def _explained(error: Exception) -> BatchPipelineError | None:

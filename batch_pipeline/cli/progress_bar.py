@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from batch_pipeline import logs
 from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.tables import SafeConsole
 from batch_pipeline.flow.pipeline import Pipeline
@@ -42,7 +43,7 @@ def announce_account(output: Output, pipeline: Pipeline, spec: JobSpec) -> None:
 def shown() -> Iterator[Callable[[progress.Progress], None]]:
     """A function to call with each new state: draws a bar on a terminal, logs elsewhere."""
     stderr = SafeConsole(stderr=True)
-    if not stderr.is_terminal:
+    if not stderr.is_terminal or logs.wants_json():
         yield _logged_progress()
         return
     bar = _Bar(

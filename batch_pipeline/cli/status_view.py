@@ -10,8 +10,10 @@ from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
-from batch_pipeline.flow.status import eta, night_state, progress, warnings
+from batch_pipeline.flow.status import eta, failure_page, night_state, progress, warnings
+from batch_pipeline.flow.status.account_state import AccountState, troubles_of
 from batch_pipeline.flow.status.batch_warnings import NightWarning
+from batch_pipeline.flow.status.never_begun import NeverBegun
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.alerts import Alert
@@ -45,8 +47,11 @@ def show_status(
     ledger_problem: str | None,
     *,
     details: bool,
+    never_begun: NeverBegun | None = None,
+    accounts: Sequence[AccountState] = (),
 ) -> None:
-    """One line a night, and its warnings; with `details` its batches and alerts too.
+    """One line a night, and its warnings; with `details` its batches and alerts too. The `accounts`
+    of the nights' owners follow where there are several.
 
     `alert_limits` are by job; a job that is declared no more has the defaults.
     `recorded` are the alerts of each night, by its id; `ledger_problem` says why nothing would be
@@ -67,10 +72,15 @@ def show_status(
             for state in states
         ],
         "ledger_problem": ledger_problem,
+        "never_begun": None if never_begun is None else never_begun.as_json(),
+        "accounts": [account.as_json() for account in accounts],
     }
 
     def show() -> None:
         console = SafeConsole()
+        if never_begun is not None:
+            console.print(str(never_begun), soft_wrap=True, highlight=False, markup=False)
+            return
         if not states:
             text = f"Nothing has been run yet under {settings.home}; see `{as_typed()} jobs`."
             console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -81,11 +91,15 @@ def show_status(
                 console.print(_batches_table(state))
             notes = [
                 *_warnings(state, warned[state.night.id]),
-                *(_notes(state, found[state.night.id]) if details else ()),
+                *(_notes(state, found[state.night.id], warned[state.night.id]) if details else ()),
                 *(map(_alert, recorded[state.night.id]) if details else ()),
             ]
             for note in notes:
                 console.print(f"  {one_line(note)}", soft_wrap=True, highlight=False, markup=False)
+        if len(accounts) > 1:
+            console.print(accounts_table(accounts))
+        for line in troubles_of(accounts):
+            console.print(f"  {one_line(line)}", soft_wrap=True, highlight=False, markup=False)
         if any(state.account.simulated for state in states):
             console.print(SIMULATED)
 
@@ -108,6 +122,25 @@ def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, Night
             f"{state.dead_letter:,}",
             f"{state.batches_ended}/{state.batches}",
             usd(state.total_cost_usd),
+        )
+    return table
+
+
+def accounts_table(states: Sequence[AccountState]) -> Table:
+    """The accounts, a line each; the room is that of the organisation, which its accounts share."""
+    table = plain_table()
+    for name in ("account", "organisation", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("queued", "room", "this month"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for state in states:
+        table.add_row(
+            state.name,
+            state.organisation,
+            state.word,
+            f"{state.at_api.queued:,}",
+            f"{state.room:,}",
+            state.month,
         )
     return table
 
@@ -141,7 +174,9 @@ def _alert(alert: Alert) -> str:
     return f"alert ({alert.state} {at:%m-%d %H:%M}): {alert.message}"
 
 
-def _notes(state: progress.Progress, found: NightState) -> list[str]:
+def _notes(
+    state: progress.Progress, found: NightState, warned: Sequence[NightWarning]
+) -> list[str]:
     """What a person should know beyond table and warnings."""
     notes = []
     if state.waiting:
@@ -161,7 +196,7 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
         notes.append(wanted)
     if state.caching:
         notes.append(f"caching: {state.caching}")
-    if found.remedy:
+    if found.remedy and not any(each.message.startswith(found.reason) for each in warned):
         notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
         f"the {given.gate} gate was approved by {given.approved_by}: {given.reason}"
@@ -208,6 +243,7 @@ def _document(
         else {"reason": breaker.reason, "examples": breaker.examples},
         "approvals": [given.as_json() for given in state.approvals],
         "paused_reason": state.account.paused_reason,
+        "failure": failure_page.as_json(state.night),
     }
     if details:
         document["actions"] = [done.as_json() for done in state.actions]

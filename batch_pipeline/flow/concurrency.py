@@ -6,6 +6,7 @@ Threads are for work that waits for the network or the disk. What keeps a core b
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
+from batch_pipeline import logs
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
@@ -53,7 +55,7 @@ class _Loop(threading.Thread, Generic[Result]):
     def __init__(self, work: Callable[[], Result], stop: Stop) -> None:
         # A second Ctrl-C must end the process although a thread still waits for an answer.
         super().__init__(daemon=True)
-        self._work, self._stop_all = work, stop
+        self._work, self._stop_all = logs.inherited(work), stop
         self.result: Result | None = None
         self.error: BaseException | None = None
         self._ended = threading.Event()
@@ -102,7 +104,11 @@ def map_in_threads(
 ) -> Iterator[Result]:
     """`map` in `count` threads: results in the order of the items, at most `count` under way."""
     with ThreadPoolExecutor(count) as pool:
-        yield from results_in_order(lambda item: pool.submit(work, item), items, count)
+
+        def submit(item: Item) -> Future[Result]:
+            return pool.submit(logs.inherited(functools.partial(work, item)))
+
+        yield from results_in_order(submit, items, count)
 
 
 def results_in_order(

@@ -145,21 +145,19 @@ class Connections:
         try:
             api = self._apis.of(declared, self._accounts.by_name[declared])
         except UNUSABLE as error:
+            if self._accounts.file is None:
+                raise
             raise self._of_account(declared, error) from error
         names = self._accounts.names(declared, simulated=api.simulated)
         others = self._accounts.other_organisations(declared, simulated=api.simulated)
         with self._ledger().write() as connection:
-            known = rows.register(connection, names)
+            rows.register(connection, names)
             rows.note_ids(connection, names, api.organisation, api.workspace, others=others)
-            if known.refused is not None:
-                rows.note_accepted(connection, names.name)
         return Connected(declared, names, api)
 
     def _of_account(self, declared: str, error: Exception) -> BatchPipelineError:
-        """The error, which names the account where there may be others."""
+        """The error with the name of the account, since there may be others."""
         assert isinstance(error, BatchPipelineError)
-        if self._accounts.file is None:
-            return error
         return type(error)(f"account {declared}: {error}")
 
     def answering(self, declared: Sequence[str]) -> list[Connected]:

@@ -54,6 +54,7 @@ class Control:
         night = self._night(partition)
         held = night.held_at is not None
         steps.release(self.pipeline, night, resume=True)
+        steps.note_asked(self.pipeline, night)
         outcome = "goes on" if held else "was not held; pauses are lifted and it is tried again"
         return self._record(ActionKind.RESUME, partition, reason, outcome)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from batch_pipeline import telemetry
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.costs import estimate, estimate_json
@@ -51,6 +52,7 @@ class InputTaken:
     note: str
 
 
+@telemetry.traced("take_input")
 def take_input(
     pipeline: Pipeline,
     spec: JobSpec,

@@ -68,7 +68,8 @@ def _ask_once(pipeline: Pipeline, spec: JobSpec) -> None:
 
 @contextmanager
 def noted(pipeline: Pipeline, account: str) -> Iterator[None]:
-    """Note an outage that shows in the block, which asks the API; and the end of one that is known.
+    """Note an outage or a refusal of the key that shows in the block, which asks the API; and the
+    end of one that is known.
 
     Where one is known the API is asked once more, because the block need not ask anything.
     """

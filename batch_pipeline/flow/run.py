@@ -61,8 +61,10 @@ def run(
     for notice in models.notices(spec, pipeline.api_for(spec)):
         log.warning("%s: %s", spec.name, notice)
     night = steps.release(pipeline, night, resume=resume)
+    if night.held_at is None:
+        steps.note_asked(pipeline, night)
     if watch is None:
-        return _Run(pipeline, spec, night, lambda _: None).to_end(wait=wait)
+        return _Run(pipeline, spec, night, None).to_end(wait=wait)
     with _told_at_intervals(pipeline, night, watch):
         return _Run(pipeline, spec, night, watch).to_end(wait=wait)
 
@@ -85,7 +87,9 @@ def _told_at_intervals(pipeline: Pipeline, night: Night, watch: Watch) -> Iterat
 class _Run:
     """The loop over a night's steps, and what it remembers from one step to the next."""
 
-    def __init__(self, pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch) -> None:
+    def __init__(
+        self, pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch | None
+    ) -> None:
         self._pipeline, self._spec, self._night = pipeline, spec, night
         self._watch = watch
         # When the API was last asked which batches have ended.
@@ -112,7 +116,8 @@ class _Run:
             except BatchPipelineError:
                 alerts.look(pipeline, spec.alerts, steps.progress(pipeline, night))
                 raise
-            self._watch(state)
+            if self._watch is not None:
+                self._watch(state)
             self._look(state)
             if state.complete and (finishes_redrive or not self._input_changed(state)):
                 return state
@@ -159,7 +164,8 @@ class _Run:
         steps.poll_accounts(self._pipeline, self._night.owner, self._night.sent_by)
 
     def _tell(self) -> None:
-        self._watch(steps.progress(self._pipeline, self._night))
+        if self._watch is not None:
+            self._watch(steps.progress(self._pipeline, self._night))
 
     def _look(self, state: Progress) -> None:
         """Send alerts, and log warnings that are new."""

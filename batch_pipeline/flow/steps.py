@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from batch_pipeline import telemetry
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import caching, night_input, outage, publishing
+from batch_pipeline.flow import caching, night_input, organisation_limits, outage, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
@@ -58,6 +59,7 @@ def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
     """The night of the owner of the job's accounts, made if it is new; these may send it now."""
     owner = pipeline.owner(spec)
     publishing.sweep(pipeline)
+    organisation_limits.refresh(pipeline, owner.accounts)
     with pipeline.ledger.write() as connection:
         night = nights.open_night(connection, spec.name, partition, owner.name)
         if tuple(night.sent_by) != owner.accounts:
@@ -82,6 +84,14 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
         return nights.get_night(connection, night.id)
 
 
+def note_asked(pipeline: Pipeline, night: Night, *, wanted: bool = True) -> None:
+    """Note that the night's submission is wanted, or that it is to be asked for anew. What a pause
+    or a failure stops of what is wanted goes on by itself."""
+    with pipeline.ledger.write() as connection:
+        at = ledger.now(connection) if wanted else None
+        nights.update_night(connection, night.id, asked_at=at)
+
+
 def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
     """Let earlier nights of the job answer what they can; returns what that waits for, or None.
 
@@ -100,6 +110,7 @@ def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | 
     return None
 
 
+@telemetry.traced("pilot")
 def run_pilot(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -113,6 +124,7 @@ def run_pilot(
     return sample.run_pilot(pipeline, spec, night, price_for(spec))
 
 
+@telemetry.traced("submit")
 def submit(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -147,6 +159,7 @@ def submit(
     if waiting.state is None:
         with pipeline.ledger.read() as connection:
             waiting = admission.resting(connection, night) or waiting
+    telemetry.note(batches=submitted.batches, waiting=waiting.requests)
     return replace(submitted, waiting=waiting, answers=called.answers)
 
 
@@ -164,6 +177,7 @@ def _without_optional(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waitin
     return None if left else Waiting(None)
 
 
+@telemetry.traced("plan")
 def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
     """Make shards of the open requests, for the engine that is to answer them.
 
@@ -236,6 +250,7 @@ def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     takeover.meet(pipeline, spec, night)
 
 
+@telemetry.traced("poll")
 def poll_accounts(pipeline: Pipeline, owner: str, senders: Sequence[str]) -> None:
     """See what has ended and what became of unknown submissions, for all nights of these accounts
     and of those that have sent for their owner."""
@@ -300,6 +315,7 @@ def _ask(pipeline: Pipeline, account: str, *reads: Callable[[Pipeline, str], obj
         raise
 
 
+@telemetry.traced("collect")
 def collect_ended(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -314,9 +330,12 @@ def collect_ended(
     results_folder.repair(pipeline, night)
     if pipeline.refreshed(night).held_at is not None:
         calls.close_abandoned(pipeline, night)
-    return claims.collect_all(pipeline, spec, night, collected)
+    count = claims.collect_all(pipeline, spec, night, collected)
+    telemetry.note(batches=count)
+    return count
 
 
+@telemetry.traced("finish")
 def finish(pipeline: Pipeline, night: Night) -> Progress:
     """Mark the night complete if it is: every input item is in the results, once."""
     state = progress(pipeline, night)

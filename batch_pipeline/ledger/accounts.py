@@ -28,6 +28,8 @@ log = get_logger(__name__)
 # at last every hour.
 FIRST_PROBE_SECONDS = 900.0
 WORKSPACE_CHARACTERS = 200
+# After so many refusals in a row a key counts as refused: a single one may be a fault of the API.
+REFUSED_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ class Account:
     sends: bool = True
     organisation_id: str | None = None
     refused: dict[str, Any] | None = None
+
+    @property
+    def key_refused(self) -> str | None:
+        """How the API refuses the account's key, in its words; None where it does not."""
+        if self.refused is None or self.refused["times"] < REFUSED_TIMES:
+            return None
+        return str(self.refused["reason"])
 
     @property
     def owned_by(self) -> str:
@@ -245,28 +254,33 @@ def note_answered(connection: Connection, name: str) -> None:
     _update(connection, name, unanswered=None)
 
 
-def note_refused(connection: Connection, name: str, reason: str) -> int:
-    """Note that the API refuses the account's key; returns how many times in a row."""
+def note_refused(connection: Connection, name: str, reason: str, *, times: int = 1) -> int:
+    """Note that the API refused the account's key, as `times` refusals; returns how many they are
+    in a row."""
     at = now(connection)
-    known = get_account(connection, name).refused or {"since": at, "times": 0}
-    times = int(known["times"]) + 1
-    found = {"since": known["since"], "at": at, "times": times, "reason": reason[:500]}
-    _update(connection, name, refused=found)
-    return times
+    known = get_account(connection, name).refused or {"since": at, "at": at, "times": 0}
+    if at - known["at"] > LONGEST_WAIT_SECONDS:
+        # Nothing was asked for an hour: what happened before belongs to another time.
+        known = {"since": at, "at": at, "times": 0}
+    found = {"since": known["since"], "at": at, "times": known["times"] + times}
+    _update(connection, name, refused={**found, "reason": reason[:500]})
+    return int(found["times"])
 
 
 def note_accepted(connection: Connection, name: str) -> None:
-    """Note that the API takes the account's key."""
-    _update(connection, name, refused=None)
+    """Note that the API takes the account's key; where it was refused before, a pause is probed at
+    once, since the refusal was its likely cause."""
+    if get_account(connection, name).refused is not None:
+        _update(connection, name, refused=None)
+        probe_at_once(connection, name)
 
 
 def likely(connection: Connection, declared: str) -> str:
-    """The owner of what a key sends that the API has told nothing of: the declared one, unless the
-    ledger knows one other alone."""
-    columns = tables.account.c
-    owner = sa.func.coalesce(columns.owner, columns.name)
-    known = list(connection.scalars(sa.select(owner).where(columns.sends).distinct()))
-    return known[0] if len(known) == 1 else declared
+    """The owner of what is sent with keys that the API has told nothing of: the declared one,
+    unless the ledger knows one other alone."""
+    owner = sa.func.coalesce(tables.account.c.owner, tables.account.c.name)
+    known = set(connection.scalars(sa.select(owner).where(tables.account.c.sends)))
+    return known.pop() if len(known) == 1 else declared
 
 
 def note_workspace(connection: Connection, name: str, seen: str, *, in_flight: bool) -> None:

@@ -146,6 +146,17 @@ def list_nights(
     ]
 
 
+def worth_showing(nights: Sequence[Night]) -> list[Night]:
+    """The nights without those that were opened for a guessed owner, while the API did not answer
+    or refused the key, and had no input: another one has taken their place."""
+    begun = {(each.job, each.partition) for each in nights if each.snapshot_id is not None}
+    return [
+        each
+        for each in nights
+        if each.snapshot_id is not None or (each.job, each.partition) not in begun
+    ]
+
+
 def update_night(connection: Connection, night_id: int, **values: Any) -> None:
     connection.execute(sa.update(tables.night).where(tables.night.c.id == night_id).values(values))
 

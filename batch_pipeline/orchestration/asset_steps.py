@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -11,10 +12,10 @@ from typing import TypeVar
 
 import dagster as dg
 
-from batch_pipeline.api.failures import is_outage
+from batch_pipeline import logs
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
-from batch_pipeline.flow import approval, outage, steps
+from batch_pipeline.flow import approval, failures, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.partitions.partitions import check_key
@@ -32,6 +33,7 @@ from batch_pipeline.orchestration.names import (
     KIND_TAG,
     OUTAGE_TAG,
     SCHEDULE_TAG,
+    SUBMITTED_BATCHES,
     USER_TAG,
     Kind,
     Part,
@@ -99,19 +101,45 @@ def at_work(
         _refuse_other_partitions(context, spec)
         _tag_run(context, spec)
         try:
-            with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
+            with (
+                _recorded(context, pipeline, spec, partition),
+                heartbeat.alive(pipeline.ledger, context.run.run_id, lease),
+            ):
                 outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
-            # A store that has failed for minutes comes back, as the API does; what it refuses does
-            # not, and is another error.
-            store_is_out = pipeline.settings.home_is_remote and isinstance(error, StorageError)
-            if is_outage(error) or store_is_out:
-                context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
+            if failures.passes(error, pipeline.settings.home):
+                # Dagster's own storage may be on the disk that is full.
+                with contextlib.suppress(Exception):
+                    context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
             known = storage_errors.explain(error, pipeline.settings.home)
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
+
+
+@contextmanager
+def _recorded(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> Iterator[None]:
+    """Record with the night why a step of it ends with an error; what a Failure says concerns the
+    run, and the gates that it tells of have alerts of their own. A step that Dagster tries again
+    has not failed yet."""
+    again = context.op_def.retry_policy
+    retried = again is not None and context.op_execution_context.retry_number < again.max_retries
+    with (
+        logs.context(run=context.run.run_id),
+        failures.recorded(
+            pipeline,
+            spec,
+            partition,
+            step=context.op_execution_context.op.name.removeprefix(f"{spec.name}__"),
+            by=f"run {context.run.run_id}",
+            asks=SUBMITTED_BATCHES in selected_assets(context, spec.name),
+            apart=(Exception,) if retried else (dg.Failure,),
+        ),
+    ):
+        yield
 
 
 @contextmanager
@@ -191,8 +219,11 @@ def open_night(
             allow_retries=False,
         )
     night = steps.open_night(pipeline, spec, partition)
-    first = selected_assets(context, spec.name)[:1]
-    if FOLLOW_UP_TAG not in context.run.tags and first == [asset] and _is_first(context, spec):
+    selected = selected_assets(context, spec.name)
+    first = selected[:1] == [asset] and _is_first(context, spec)
+    if first and SUBMITTED_BATCHES in selected:
+        steps.note_asked(pipeline, night)
+    if FOLLOW_UP_TAG not in context.run.tags and first:
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)
         night = steps.release(pipeline, night, resume=False)

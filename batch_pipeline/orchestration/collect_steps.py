@@ -12,7 +12,7 @@ from batch_pipeline.flow import steps
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, examples
-from batch_pipeline.flow.status import alerts
+from batch_pipeline.flow.status import account_state, alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
@@ -101,7 +101,9 @@ def _collect(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=metadata.headline(state),
-                metadata=metadata.of_submission(state, None, spec.alerts),
+                metadata=metadata.of_submission(
+                    state, None, spec.alerts, account_state.look(pipeline, state.night.owner)
+                ),
             )
         )
     return state

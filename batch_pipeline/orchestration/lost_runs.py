@@ -53,8 +53,9 @@ ON_ONE_MACHINE = ("multiprocess", "multi_or_in_process_executor")
 IMPORT_SECONDS = 15.0
 # Leases between two steps of a run on one machine: its own process lives, or all is dead.
 GAP_LEASES = 10
-# As long a step may wait for a worker. Then the task was lost, with the worker that had taken it.
-LONGEST_WAIT_SECONDS = 6 * 3600.0
+# As long a step may wait for a worker. Then its task is taken for lost, with the worker that had
+# taken it, or the run's own process is; where the queue is only long, the night begins anew.
+LONGEST_WAIT_SECONDS = 3600.0
 # Runs that died longer ago are left to a person: the sensor, or Dagster, has been off since.
 WATCHED = timedelta(days=7)
 # With the rests between them these take about 24 hours: then it is no accident that kills a worker.

@@ -18,6 +18,7 @@ from batch_pipeline.flow.night_input import InputTaken
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
+from batch_pipeline.flow.status.account_state import AccountState, troubles_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
@@ -261,8 +262,13 @@ def _came_to(verdict: Mapping[str, Any]) -> str:
 
 
 @_safely
-def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsSpec) -> Metadata:
-    """Where a night stands; `why` says why requests wait.
+def of_submission(
+    state: Progress,
+    why: NightState | None,
+    alert_limits: AlertsSpec,
+    accounts: Sequence[AccountState] = (),
+) -> Metadata:
+    """Where a night stands; `why` says why requests wait, `accounts` are its owner's.
 
     The same keys for the submission and for the observations that follow it: Dagster shows the
     newest value of each key, so that a key of the former alone would be out of date on the page.
@@ -282,8 +288,24 @@ def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsS
         or "none",
         **_deadline(state),
         **_caching(state),
+        **_accounts(accounts),
         **_numbers(state),
     }
+
+
+def _accounts(accounts: Sequence[AccountState]) -> dict[str, dg.MetadataValue]:
+    """The accounts as a table, where there are several."""
+    if len(accounts) < 2:
+        return {}
+    rows = [
+        f"| {cell(each.name)} | {cell(each.organisation)} | {each.word} "
+        f"| {each.at_api.queued:,} | {each.room:,} | {each.month} |"
+        for each in accounts
+    ]
+    head = ["| account | organisation | state | queued | room | this month |",
+            "|---|---|---|--:|--:|--:|"]  # fmt: skip
+    troubles = [f"\n- {cell(line)}" for line in troubles_of(accounts)]
+    return {"accounts": dg.MetadataValue.md("\n".join([*head, *rows, *troubles]))}
 
 
 def _deadline(state: Progress) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from batch_pipeline import logs, telemetry
 from batch_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class PipelineResource(dg.ConfigurableResource[Any]):
         from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
 
         settings = Settings.from_environment(relative_home=False)
+        # Each process of Dagster opens a pipeline before it does anything here.
+        logs.to_stderr()
+        telemetry.configure()
         return Pipeline(settings, apis=_shared_apis(settings))
 
 

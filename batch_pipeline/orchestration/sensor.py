@@ -9,26 +9,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
 
-from batch_pipeline.api.failures import is_outage
-from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError
-from batch_pipeline.flow import outage, steps
+from batch_pipeline import logs
+from batch_pipeline.flow import failures
 from batch_pipeline.flow.control import GOES_ON
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, warnings
+from batch_pipeline.flow.status import account_state, alerts, night_state, progress, warnings
+from batch_pipeline.flow.status.account_state import AccountState
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import actions, listed_batches
+from batch_pipeline.ledger import actions, listed_batches, ticks
 from batch_pipeline.orchestration import (
+    account_polls,
     asset_steps,
     chains,
     follow_ups,
@@ -38,6 +37,7 @@ from batch_pipeline.orchestration import (
     runs,
     unfinished_nights,
 )
+from batch_pipeline.orchestration.account_polls import OpenPipeline
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
@@ -51,7 +51,6 @@ from batch_pipeline.storage.remote import patience
 log = get_logger(__name__)
 
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
-POLL_SECONDS = 25.0
 TICK_SECONDS = 40.0
 # Run requests of one tick; the others are made in the next ones.
 MOST_REQUESTS = 50
@@ -59,30 +58,16 @@ MOST_LINES = 10
 # Nights in the cursor, which Dagster stores with every tick.
 MOST_NIGHTS = 500
 
-OpenPipeline = Callable[[], Pipeline]
-
-
-@dataclass
-class Polled:
-    """The outcome of a poll: its account (None: not known yet), and what went wrong.
-
-    With `outage` the API does not answer, and a run would find nothing else.
-    """
-
-    owner: str | None = None
-    trouble: str | None = None
-    outage: bool = False
-    bug: BaseException | None = None
-
 
 @dataclass(frozen=True)
 class Seen:
     """The nights that a tick had the time to read, oldest first, and their progress; `left` others
-    it had not."""
+    it had not. `failed` are nights that failed before they had an input."""
 
     nights: tuple[UnfinishedNight, ...]
     states: dict[str, Progress]
     left: int = 0
+    failed: tuple[Progress, ...] = ()
 
 
 NOTHING_SEEN = Seen((), {})
@@ -92,9 +77,18 @@ def tick(
     context: dg.SensorEvaluationContext, open_pipeline: OpenPipeline, spec: JobSpec
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
-    with asset_steps.without_secrets(), patience(TICK_SECONDS), open_pipeline() as pipeline:
-        result, seen = _tick(context, pipeline, open_pipeline, spec)
-        return _with_checks(context, pipeline, spec, result, seen)
+    with (
+        asset_steps.without_secrets(),
+        logs.context(job=spec.name),
+        patience(TICK_SECONDS),
+        open_pipeline() as pipeline,
+        failures.of_storage_told(pipeline, f"{spec.name}: a tick of its sensor"),
+    ):
+        result, seen, trouble = _tick(context, pipeline, open_pipeline, spec)
+        checked = _with_checks(context, pipeline, spec, result, seen)
+        with pipeline.ledger.write() as connection:
+            ticks.note(connection, spec.name, trouble)
+        return checked
 
 
 def _with_checks(
@@ -110,7 +104,9 @@ def _with_checks(
         # A fresh installation has nothing to report.
         seen = None
     stopped = (
-        None if seen is None else stopped_nights.of_states(spec, seen.states.values(), seen.left)
+        None
+        if seen is None
+        else stopped_nights.of_states(spec, [*seen.failed, *seen.states.values()], seen.left)
     )
     found = all_nights.look(context.instance, pipeline, spec, stopped, before)
     reason = None if result.skip_reason is None else result.skip_reason.skip_message
@@ -127,7 +123,11 @@ def _tick(
     pipeline: Pipeline,
     open_pipeline: OpenPipeline,
     spec: JobSpec,
-) -> tuple[dg.SensorResult, Seen | None]:
+) -> tuple[dg.SensorResult, Seen | None, str | None]:
+    """The tick's result, what it saw of the nights (None: it could not look), and what troubled it.
+
+    Nights are looked at, and alerts sent, whatever the API says.
+    """
     deadline = time.monotonic() + TICK_SECONDS
     instance = context.instance
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
@@ -138,27 +138,32 @@ def _tick(
         and not _was_terminated(instance, pipeline, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
-    if not _anything_begun(pipeline, spec, unshown):
-        nothing = None if again else "no night is under way"
-        return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN
-    polled = _poll(open_pipeline, spec)
-    if polled.owner is None:
-        trouble = None if again else polled.trouble
-        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor), None
-    seen = _look(instance, pipeline, spec, polled.owner, unshown, deadline)
+    if not again and not _anything_begun(pipeline, spec, unshown):
+        nothing = "no night is under way"
+        return dg.SensorResult(skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN, None
+    polled = account_polls.poll(open_pipeline, spec)
+    owner = polled.owner.name
+    # Alerts of nights that failed before they had an input are looked at with those of the others.
+    failed = _failed(pipeline, spec, owner)
+    seen = _look(instance, pipeline, spec, owner, unshown, deadline)
+    alerts.look(pipeline, spec.alerts, *failed, *seen.states.values())
+    if polled.useless:
+        again = []
     unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
-    alerts.look(pipeline, spec.alerts, *seen.states.values())
-    most = 0 if polled.outage else MOST_REQUESTS - len(again)
+    most = 0 if polled.useless else MOST_REQUESTS - len(again)
     requests, rests = follow_ups.requests(instance, spec, plan, most)
     with pipeline.ledger.read() as connection:
-        links = chains.due(connection, spec, polled.owner)
+        links = chains.due(connection, spec, owner)
     begun = chains.requests(spec, links, unfinished, most - len(requests))
     requests = [*again, *requests, *begun]
-    events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
-    lines = [] if polled.trouble is None else [polled.trouble]
+    accounts = account_state.look(pipeline, owner)
+    events, observed = _observations(spec, seen, plan, accounts, read_cursor(context.cursor))
+    lines = [*polled.troubles]
+    lines += [f"{state.night.partition}: {_why_failed(spec, state)}" for state in failed]
     lines += _lines(seen.nights, plan, rests)
+    lines += map(str, accounts if seen.nights else ())
     reason = "\n".join(map(one_line, lines)) or "no night is under way"
     result = dg.SensorResult(
         run_requests=requests,
@@ -166,7 +171,20 @@ def _tick(
         cursor=write_cursor(observed),
         skip_reason=None if requests else reason,
     )
-    return result, seen
+    trouble = "; ".join(polled.troubles) or None
+    return result, replace(seen, failed=tuple(failed)), trouble
+
+
+def _failed(pipeline: Pipeline, spec: JobSpec, owner: str) -> list[Progress]:
+    with pipeline.ledger.read() as connection:
+        return [
+            progress.of_night(connection, night.id)
+            for night in unfinished_nights.failed_nights(connection, spec.name, owner)
+        ]
+
+
+def _why_failed(spec: JobSpec, state: Progress) -> str:
+    return str(night_state.of_progress(state, spec.alerts))
 
 
 def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:
@@ -174,44 +192,11 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
     with pipeline.ledger.read() as connection:
         unfinished = unfinished_nights.unfinished_nights(connection, spec.name, None, unshown)
         return bool(
-            unfinished or listed_batches.watched(connection) or chains.due(connection, spec)
+            unfinished
+            or unfinished_nights.failed_nights(connection, spec.name)
+            or listed_batches.watched(connection)
+            or chains.due(connection, spec)
         )
-
-
-def _poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polled:
-    """Ask the API which batches have ended; an API that fails does not end the tick.
-
-    In a thread and with a pipeline of its own, since a call to a failing API can outlast the tick.
-    What it learns after the tick is in the ledger, where the next tick reads it.
-    """
-    polled = Polled()
-
-    def poll() -> None:
-        try:
-            with open_pipeline() as pipeline:
-                owner = pipeline.owner(spec)
-                polled.owner = owner.name
-                steps.poll_accounts(pipeline, owner.name, owner.accounts)
-        except (ApiFailure, ApiError, AccountError) as error:
-            polled.outage = is_outage(error)
-            if isinstance(error, ApiUnavailableError):
-                with open_pipeline() as pipeline:
-                    polled.owner = outage.note_unreached(pipeline, spec, error)
-            polled.trouble = f"the API cannot be polled now: {error}"
-        except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
-            polled.bug = error
-
-    name = f"poll-{spec.name}"
-    if any(thread.name == name for thread in threading.enumerate()):
-        return Polled(trouble="the API has not answered the last poll yet")
-    thread = threading.Thread(target=poll, name=name, daemon=True)
-    thread.start()
-    thread.join(POLL_SECONDS)
-    if thread.is_alive():
-        return Polled(polled.owner, f"the API did not answer within {POLL_SECONDS:.0f} s")
-    if polled.bug is not None:
-        raise polled.bug
-    return polled
 
 
 def _look(
@@ -266,7 +251,11 @@ def _let_go_at(pipeline: Pipeline, spec: JobSpec, partition: str) -> float:
 
 
 def _observations(
-    spec: JobSpec, seen: Seen, plan: Plan, before: dict[str, str]
+    spec: JobSpec,
+    seen: Seen,
+    plan: Plan,
+    accounts: Sequence[AccountState],
+    before: dict[str, str],
 ) -> tuple[list[dg.AssetObservation], dict[str, str]]:
     """An observation of each night that changed since the cursor was written.
 
@@ -302,7 +291,7 @@ def _observations(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=one_line(f"{metadata.headline(state)}{waiting}"),
-                metadata=metadata.of_submission(state, waits, spec.alerts),
+                metadata=metadata.of_submission(state, waits, spec.alerts, accounts),
             )
         )
     return events, observed

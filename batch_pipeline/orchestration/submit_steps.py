@@ -18,13 +18,14 @@ from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.night_input import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state, warnings
+from batch_pipeline.flow.status import account_state, alerts, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import (
     asset_steps,
@@ -93,7 +94,13 @@ def input_taken(
     def work() -> tuple[list[str], InputTaken]:
         return models.notices(spec, pipeline.api_for(spec)), take()
 
+    with pipeline.ledger.read() as connection:
+        began = now(connection)
     notices, taken = asset_steps.patiently(context, pipeline, spec, partition, work)
+    selected = asset_steps.selected_assets(context, spec.name)
+    if taken.snapshot.taken_at >= began and SUBMITTED_BATCHES not in selected:
+        # To take another input spends nothing, and is no leave to spend.
+        steps.note_asked(pipeline, taken.night, wanted=False)
     table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
     keys = upstream_keys(spec)
     upstream = input_shown.upstream(context.instance, keys, partition)
@@ -175,7 +182,9 @@ def _send(
         log.warning("%s: %s", partition, warning.message)
     yield dg.MaterializeResult(
         asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-        metadata=metadata.of_submission(state, waiting.state, spec.alerts),
+        metadata=metadata.of_submission(
+            state, waiting.state, spec.alerts, account_state.look(pipeline, state.night.owner)
+        ),
     )
 
 
@@ -245,7 +254,9 @@ def _observing(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=headline,
-                metadata=metadata.of_submission(state, None, spec.alerts),
+                metadata=metadata.of_submission(
+                    state, None, spec.alerts, account_state.look(pipeline, state.night.owner)
+                ),
             )
         )
 

@@ -23,10 +23,14 @@ from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.night_state import Facts
 from batch_pipeline.ledger.admission.queue import Queues, read_queues
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
 from batch_pipeline.orchestration.run_requests import PilotStage, UnfinishedNight
+
+# How long a tick tells of a night that failed; `status` does it for ever.
+FAILED_SHOWN_SECONDS = 7 * 86_400.0
 
 # Whether submission of a partition was asked for since a time (seconds since the epoch).
 Asked = Callable[[str, float], bool]
@@ -47,6 +51,17 @@ def unfinished_nights(
         for night in nights.list_nights(connection, job=job, owner=account)
         if night.snapshot_id is not None
         and (night.completed_at is None or night.partition in unshown or night.id in late)
+    ]
+
+
+def failed_nights(connection: Connection, job: str, owner: str | None = None) -> list[Night]:
+    """Nights that failed lately, and before they had an input: nothing of them is under way, and a
+    person should know why. `owner` None: of all owners."""
+    since = now(connection) - FAILED_SHOWN_SECONDS
+    return [
+        night
+        for night in nights.list_nights(connection, job=job, owner=owner)
+        if night.snapshot_id is None and night.failure is not None and night.failure["at"] >= since
     ]
 
 
@@ -84,6 +99,8 @@ def _facts(
     return replace(
         facts,
         paused=None if probe else facts.paused,
+        # A step that failed is tried again.
+        failed=None,
         # A late batch of a complete night is to be collected, and what it leaves to be sent.
         complete=False,
         # A missing verdict is no obstacle: the run that is requested judges the pilot first.
@@ -94,6 +111,7 @@ def _facts(
         waits_for=window.waits_for(connection, spec, state.night) if state.waiting else None,
         short_of_budget=None if short is None else short.as_fact(),
         asked=not state.waiting
+        or state.night.asked_at is not None
         or any(not shard.pilot for shard in planned)
         or asked(state.night.partition, state.snapshot.taken_at),
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.reporting.account_cost import AccountCost
 from batch_pipeline.reporting.avoided import Avoided, Cascade, total_usd
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Distribution
@@ -285,7 +286,7 @@ class Report:
     `avoided` is what each part of the declaration saves, and in none either; `cascade` what the
     escalation came to, None where none is declared.
     `caching` is None where no prompt cache was asked for. `explained` answers were sent back with
-    what was wrong with them, `continued` ones for the API to go on.
+    what was wrong with them, `continued` ones for the API to go on. `accounts` have sent it.
     """
 
     job: str
@@ -326,6 +327,7 @@ class Report:
     caching: Caching | None = None
     filtered_by: Mapping[str, int] = field(default_factory=dict)
     avoided: tuple[Avoided, ...] = ()
+    accounts: tuple[AccountCost, ...] = ()
     cascade: Cascade | None = None
     explained: SentBack = NOTHING_SENT_BACK
     continued: SentBack = NOTHING_SENT_BACK

@@ -75,6 +75,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {"reason": part.reason, "answers": part.answers, "cost_usd": part.usd}
             for part in report.wasted
         ],
+        "accounts": [each.as_json() for each in report.accounts],
         "deadline": report.deadline.as_json() if report.deadline else None,
         "pilot": _pilot_json(report.pilot),
         "not_escalated": dict(report.not_escalated),

@@ -37,7 +37,7 @@ def folder() -> Path:
 
 def sweep() -> None:
     """Remove the folders of processes of this user that have ended."""
-    for path in _of_user().iterdir():
+    for path in of_user().iterdir():
         if not path.is_dir():
             continue
         descriptor = _lock(path / LOCK)
@@ -52,7 +52,8 @@ def sweep() -> None:
             os.close(descriptor)
 
 
-def _of_user() -> Path:
+def of_user() -> Path:
+    """The folder of all processes of this user on this machine; made where it is missing."""
     path = Path(tempfile.gettempdir(), f"batch_pipeline-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         path.mkdir(0o700)
@@ -69,7 +70,7 @@ def _of_user() -> Path:
 def _made() -> tuple[Path, int]:
     """A new folder and its lock."""
     while True:
-        path = _of_user() / uuid.uuid4().hex
+        path = of_user() / uuid.uuid4().hex
         path.mkdir(0o700)
         with contextlib.suppress(FileNotFoundError):
             (path / LOCK).touch(0o600)

@@ -25,7 +25,7 @@ def test_an_open_breaker(program: Program, failing: Simulator) -> None:
     job = program.declare(
         "review", documents(60), limits=LIMITS, alerts={"error_rate": 0.5, "after_items": 20}
     )
-    ended = program.process("run", job, "--json", **SMALL)
+    ended = program("run", job, "--json", **SMALL)
     assert ended.code == 3, ended.err
     assert ended.error["code"] == "gate_closed"
     message = ended.error["message"]

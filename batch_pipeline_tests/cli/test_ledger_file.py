@@ -30,7 +30,7 @@ def beside_the_ledger(home: Path) -> list[str]:
 
 def test_after_a_night(program: Program, simulator: Simulator) -> None:
     job = program.declare("review", documents(20), pilot={"size": 2})
-    assert program.process("run", job).code == 0
+    assert program("run", job).code == 0
     bought = simulator.books.accepted_requests
     restored = copied_alone(program)
 
@@ -46,10 +46,10 @@ def test_after_a_signal_in_the_middle_of_a_night(
     program: Program, simulator: Simulator, number: signal.Signals
 ) -> None:
     simulator.hold()
-    job = program.declare("review", documents(25), limits={"max_requests_per_batch": 5})
+    job = program.declare("review", documents(8), limits={"max_requests_per_batch": 5})
     before = set(simulator.books.contents)
     with program.start("run", job) as process:
-        until(lambda: len(set(simulator.books.contents) - before) == 25)
+        until(lambda: len(set(simulator.books.contents) - before) == 8)
         process.send_signal(number)
         assert finished(process).code == 130
     restored = copied_alone(program)
@@ -57,14 +57,14 @@ def test_after_a_signal_in_the_middle_of_a_night(
     simulator.release()
     again = program("run", job, "--json", **restored)
 
-    assert (again.code, again.document["succeeded"]) == (0, 25)
+    assert (again.code, again.document["succeeded"]) == (0, 8)
     assert not set(accepted_twice(simulator)) - before
 
 
 def test_after_an_error(program: Program, simulator: Simulator) -> None:
     closed = {"size": 10, "max_truncated_rate": 0}
     job = program.declare("review", documents(100), max_tokens=1, pilot=closed)
-    assert program.process("run", job).code == 3
+    assert program("run", job).code == 3
     called = simulator.books.accepted_requests
     restored = copied_alone(program)
 

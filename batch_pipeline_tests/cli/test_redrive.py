@@ -48,7 +48,7 @@ def test_redrive_sends_again_and_runs_to_the_end(program: Program, failing: Simu
 
     rows[-1]["text"] = "corrected"
     program.declare("review", rows, prompt={"user": "Shorter: {text}"}, **declared)
-    ended = program.process("dead-letter", "redrive", job, "--reason", "invalid_input")
+    ended = program("dead-letter", "redrive", job, "--reason", "invalid_input")
     assert ended.code == 0, ended.err
     assert "review all: complete" in ended.out
     assert letters(program, job) == {}

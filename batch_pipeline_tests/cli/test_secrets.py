@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.cli.program import KEY, Program, documents
 
 SECRET = "pl4nted-s3cret"
@@ -140,25 +139,29 @@ def test_a_log_of_a_process_has_no_secret(program: Program, repeating: str) -> N
     assert SECRET not in ended.out + ended.err
 
 
-def test_new_files_are_closed_to_other_users(program: Program, simulator: Simulator) -> None:
+def test_new_files_are_closed_to_other_users(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
     former = os.umask(0)
     try:
         job = program.declare("a_job", documents(5), pilot={"size": 1})
-        ended = program.process("run", job)
+        ended = program("run", job)
     finally:
         os.umask(former)
     assert ended.code == 0
-    assert "have access" not in ended.err
+    assert "have access" not in caplog.text
     made = [program.home, *program.home.rglob("*")]
     assert any(path.suffix == ".zst" for path in made)
     assert [str(path) for path in made if path.stat().st_mode & 0o077] == []
 
 
-def test_the_mode_of_a_home_that_exists_stays(program: Program) -> None:
+def test_the_mode_of_a_home_that_exists_stays(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
     program.home.mkdir()
     program.home.chmod(0o755)
     job = program.declare("a_job", documents(3))
-    ended = program.process("run", job)
+    ended = program("run", job)
     assert (ended.code, program.home.stat().st_mode & 0o777) == (0, 0o755)
-    assert ended.err.count("have access to the home") == 1
+    assert caplog.text.count("have access to the home") == 1
     assert [str(path) for path in program.home.rglob("*") if path.stat().st_mode & 0o077] == []

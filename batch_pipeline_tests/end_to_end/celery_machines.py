@@ -64,6 +64,7 @@ class Machine:
     folder: Path
     environ: Mapping[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: int = 0
     _workers: int = 0
 
     @property
@@ -84,6 +85,7 @@ class Machine:
                 start_new_session=True,
             )
         self.processes.append(process)
+        self.started += 1
         return process
 
     def start_worker(self) -> subprocess.Popen[bytes]:
@@ -116,10 +118,20 @@ class Cluster:
     workers: list[Machine]
 
     def launch(self, request: dg.RunRequest) -> None:
-        """Start the process of a run."""
+        """Start the process of a run, which makes the run too."""
         assets = [key.to_user_string() for key in request.asset_selection or ()]
         told = json.dumps({"job": request.job_name, "tags": dict(request.tags), "assets": assets})
         self.runs.start([sys.executable, "-m", __name__, told])
+
+    def has_begun_all(self, instance: dg.DagsterInstance) -> bool:
+        """Whether each run that was launched is known to Dagster as started, or has ended since.
+
+        One that is not is in its launcher's care, which is left out here.
+        """
+        waits = [dg.DagsterRunStatus.NOT_STARTED]
+        known = instance.get_runs_count(dg.RunsFilter(statuses=[*dg.DagsterRunStatus]))
+        waiting = instance.get_runs_count(dg.RunsFilter(statuses=waits))
+        return known == self.runs.started and not waiting
 
     def log(self) -> str:
         machines = [self.runs, *self.workers]

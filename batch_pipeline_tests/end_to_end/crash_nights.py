@@ -123,16 +123,6 @@ def a_night(
         yield sim, work, rows
 
 
-def one_of_kind(points: Sequence[str], kind: str, seed: int) -> int:
-    """The number of one of the points of a kind, by chance.
-
-    None of the last: how often a night looks depends on the machine, and so does how many it has.
-    """
-    surely = len(points) * 9 // 10
-    numbers = [number for number, name in enumerate(points[:surely], 1) if name == kind]
-    return random.Random(f"{seed} {kind}").choice(numbers)
-
-
 def killed_at(
     forks: Forks,
     folder: Path,
@@ -164,6 +154,24 @@ def killed_at(
         return figures, points
 
 
+def killed_in_turn(forks: Forks, folder: Path, deaths: Sequence[tuple[str, int]]) -> Figures:
+    """A night whose processes die one after another, each at the n-th of its points of a name."""
+    with a_night(folder, PLAIN, items=30) as (sim, work, rows):
+        die_in_turn(forks, work, deaths)
+        assert forks.wait(forks.start(work)) == COMPLETE, work.log.read_text()
+        figures = Figures(kills=len(deaths), restarts=len(deaths))
+        figures.add(check(sim, work, rows))
+        assert not figures.repeated_beside, "it was not in flight"
+        assert figures.calls_repeated <= work.pilot
+        return figures
+
+
+def die_in_turn(forks: Forks, work: Work, deaths: Sequence[tuple[str, int]]) -> None:
+    for name, number in deaths:
+        code = forks.wait(forks.start(work, name, (name, number)))
+        assert code == -signal.SIGKILL, f"{number} times {name}: {code}\n{work.log.read_text()}"
+
+
 def ledger_lost(
     forks: Forks,
     folder: Path,
@@ -189,13 +197,11 @@ def ledger_lost(
     return figures
 
 
-def taken_over(
-    forks: Forks, folder: Path, fatal: int | None, *, beside: bool = False
-) -> tuple[Figures, list[str]]:
-    """A night whose slow batches real time takes over, by a process that dies at a point of its.
+def taken_over(forks: Forks, folder: Path, deaths: Sequence[tuple[str, int]]) -> Figures:
+    """As `killed_in_turn`, of a night whose slow batches real time takes over; two processes at a
+    time bring it to its end.
 
-    As `killed_at` otherwise. Two of its batches are at the API, one waits for room. With `beside` a
-    second process is at work at the same time.
+    Two of its batches are at the API, one waits for room.
     """
     with a_night(folder, PLAIN, items=30) as (sim, planned, rows):
         sim.hold()
@@ -205,22 +211,15 @@ def taken_over(
         pipeline = work.pipeline()
         make_late(pipeline, PARTITION, seconds=60)
         pipeline.ledger.close()
-        workers = [forks.start(work, "first", fatal)]
-        if beside:
-            workers.append(forks.start(work))
-        codes = [forks.wait(worker) for worker in workers]
-        points = work.trace("first").read_text().splitlines()
-        figures = Figures(kills=int(codes[0] == -signal.SIGKILL))
-        if figures.kills:
-            figures.restarts = 1
-            codes[0] = forks.wait(forks.start(work))
-        assert set(codes) == {COMPLETE}, f"after {points[-1]}\n{work.log.read_text()}"
+        die_in_turn(forks, work, deaths)
+        both = [forks.start(work), forks.start(work)]
+        assert {forks.wait(each) for each in both} == {COMPLETE}, work.log.read_text()
+        figures = Figures(kills=len(deaths), restarts=len(deaths))
         figures.add(check(sim, work, rows))
-        assert beside or not figures.repeated_beside, "it was not in flight"
-        assert figures.calls_repeated <= figures.kills * work.concurrency
+        assert figures.calls_repeated <= len(deaths) * work.concurrency
         # What was not sent, and what came back, was not made into batches again.
         assert figures.batches == 2
-        return figures, points
+        return figures
 
 
 def caching_of(seed: int) -> str | None:

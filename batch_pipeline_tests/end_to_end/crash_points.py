@@ -1,4 +1,4 @@
-"""Every point between two effects of a process on the world, and a death at the n-th of them.
+"""Every point between two effects of a process on the world, and a death at one of them.
 
 Effects are what another process or a later run can see: files that get their name or go away,
 transactions of the ledger, calls of the API, lines of the journal. `install` wraps them in this
@@ -11,6 +11,7 @@ import functools
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,21 +28,24 @@ from batch_pipeline.flow.realtime.journal import Journal
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.storage.files import Files
 
+# A point by its number, or as the n-th of a name.
+Fatal = int | tuple[str, int]
+
 
 class Points:
     """Counts the points of this process, names each in a file, and kills it at the `fatal` one."""
 
-    def __init__(self, trace: Path, fatal: int | None) -> None:
+    def __init__(self, trace: Path, fatal: Fatal | None) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._fatal = fatal
-        self._count = 0
+        self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def reach(self, name: str) -> None:
         with self._lock:
-            self._count += 1
+            self._counts[name] += 1
             os.write(self._trace, f"{name}\n".encode())
-            if self._count == self._fatal:
+            if self._fatal in (self._counts.total(), (name, self._counts[name])):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -129,7 +129,9 @@ class Forks:
     def __init__(self, program: subprocess.Popen[bytes]) -> None:
         self._program = program
 
-    def start(self, work: Work, trace: str | None = None, fatal: int | None = None) -> int:
+    def start(
+        self, work: Work, trace: str | None = None, fatal: crash_points.Fatal | None = None
+    ) -> int:
         """The id of a new process, which dies at its `fatal` point."""
         return int(self._ask({"start": asdict(work), "trace": trace, "fatal": fatal}))
 
@@ -173,7 +175,9 @@ def main() -> int:
         command = orjson.loads(line)
         answer: int | None
         if "start" in command:
-            answer = _fork(Work(**command["start"]), command["trace"], command["fatal"])
+            fatal = command["fatal"]
+            fatal = tuple(fatal) if isinstance(fatal, list) else fatal
+            answer = _fork(Work(**command["start"]), command["trace"], fatal)
         elif "wait" in command:
             answer = os.waitstatus_to_exitcode(os.waitpid(command["wait"], 0)[1])
         else:
@@ -184,7 +188,7 @@ def main() -> int:
     return 0
 
 
-def _fork(work: Work, trace: str | None, fatal: int | None) -> int:
+def _fork(work: Work, trace: str | None, fatal: crash_points.Fatal | None) -> int:
     child = os.fork()
     if child == 0:
         code = FAILED
@@ -197,7 +201,7 @@ def _fork(work: Work, trace: str | None, fatal: int | None) -> int:
     return child
 
 
-def _carry_out(work: Work, trace: str | None, fatal: int | None) -> int:
+def _carry_out(work: Work, trace: str | None, fatal: crash_points.Fatal | None) -> int:
     os.environ |= {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": work.url}
     form = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
     logging.basicConfig(filename=work.log, level=logging.INFO, format=form)

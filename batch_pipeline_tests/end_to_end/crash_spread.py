@@ -103,6 +103,8 @@ class Hunt:
     def _kill_runs(self) -> None:
         """The machine of the runs: what waits for tasks is gone, the tasks go on."""
         machine = self._night.cluster.runs
+        if not self._night.cluster.has_begun_all(self._night.job.instance):
+            return
         self.figures.kills += sum(process.poll() is None for process in machine.processes)
         machine.kill()
 

@@ -140,11 +140,13 @@ class Dagster:
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         return str(launched["backfillId"])
 
-    def wait_until(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
+    def wait_until(
+        self, what: str, ready: Callable[[], bool], seconds: float, every: float = 0.3
+    ) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < deadline, f"{what}: not within {seconds} s\n{self.log()}"
-            time.sleep(0.3)
+            time.sleep(every)
 
     def log(self) -> str:
         return "\n".join(file.read_text(errors="replace") for file in self.logs.iterdir())

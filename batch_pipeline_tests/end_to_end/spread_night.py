@@ -119,6 +119,8 @@ def night_of_two_workers(
         # Ticks are this process's, which has imported the flow.
         patch.setattr(lost_runs, "IMPORT_SECONDS", 0.0)
         patch.setattr(lost_runs, "lost_rest", lambda _: 0.0)
+        # No task waits as long for one of two workers that have nothing else to do.
+        patch.setattr(lost_runs, "LONGEST_WAIT_SECONDS", 30.0)
         bucket = new_bucket(proxy.url)
         common = {
             "DAGSTER_POSTGRES_URL": ledger_url,

@@ -14,14 +14,14 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.end_to_end.plain_api import PlainApi
 from batch_pipeline_tests.support import by_id, documents, job, results, statuses, write_rows
 
-ITEMS = 60
+ITEMS = 40
 SHARD = 10
 
 
 def night(
     api: PlainApi, pipeline: Pipeline, folder: Path, *, foreign_size: int | None = None
 ) -> None:
-    """Run a night of six batches to its end; every item is answered, and asked once."""
+    """Run a night of four batches to its end; every item is answered, and asked once."""
     source = write_rows(folder / "in.jsonl", documents(ITEMS))
     spec = job(source, limits={"max_requests_per_batch": SHARD})
     for _ in range(5 if foreign_size else 0):
@@ -118,7 +118,7 @@ def test_real_time_calls_ride_out_a_busy_api(
 ) -> None:
     plain_api.call_faults = [429, 529, 500, 529]
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    spec = job(source, pilot={"size": 6})
+    spec = job(source, pilot={"size": 4})
 
     state = run.run(plain_pipeline, spec, "all")
 
@@ -126,4 +126,4 @@ def test_real_time_calls_ride_out_a_busy_api(
     assert state.complete
     asked = Counter(plain_api.accepted) + Counter(plain_api.called)
     assert set(asked.values()) == {1}
-    assert (len(plain_api.called), len(plain_api.accepted)) == (6, ITEMS - 6)
+    assert (len(plain_api.called), len(plain_api.accepted)) == (4, ITEMS - 4)

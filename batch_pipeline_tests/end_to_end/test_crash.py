@@ -20,39 +20,33 @@ from batch_pipeline_tests.end_to_end.crash_nights import (
     a_night,
     hunted,
     killed_at,
+    killed_in_turn,
     ledger_lost,
-    one_of_kind,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks
 
-# One point of each of these kinds; the long version dies at all points of all kinds.
-KINDS = (
-    "before commit",
-    "before a chunk of a body",
-    "after create_batch",
-    "before a chunk of results",
-    "after Files.publish",
-    "after AnthropicMessages.create",
+# In the order in which a night passes them; the long version dies at all points of all kinds, each
+# in a night of its own.
+IN_TURN = (
+    ("after AnthropicMessages.create", 2),
+    ("after commit", 6),
+    ("before a chunk of a body", 1),
+    ("before create_batch", 1),
+    ("after create_batch", 1),
+    ("before commit", 12),
+    ("before a chunk of results", 1),
+    ("after Files.publish", 2),
 )
 SEED = 20
 # One of those in which the night is late as soon as two batches are under way, and stays so.
 LATE_SEED = 14
 
 
-@pytest.fixture(scope="module")
-def points(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The points of a night that nobody disturbs, in their order."""
-    figures, points = killed_at(forks, tmp_path_factory.mktemp("crash") / "undisturbed", None)
-    assert figures.batches == 4, "three shards and a retry round"
-    return points
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_night_killed_at_a_point_is_whole_and_paid_once(
-    forks: Forks, points: list[str], tmp_path: Path, kind: str
+def test_a_night_killed_at_each_kind_of_point_in_turn_is_whole_and_paid_once(
+    forks: Forks, tmp_path: Path
 ) -> None:
-    figures, _ = killed_at(forks, tmp_path / "night", one_of_kind(points, kind, SEED))
-    assert figures.kills == 1
+    figures = killed_in_turn(forks, tmp_path / "night", IN_TURN)
+    assert figures.batches == 4, "three shards and a retry round"
 
 
 def test_a_night_killed_while_a_refused_batch_is_split_is_whole_and_paid_once(
@@ -84,7 +78,7 @@ def test_a_lost_ledger_of_a_night_of_documents_is_recovered_and_bought_once(
 def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledger_in_postgres(
     forks: Forks, tmp_path: Path, postgres_url: str
 ) -> None:
-    figures = hunted(forks, tmp_path / "night", SEED, blows=6, ledger_url=postgres_url)
+    figures = hunted(forks, tmp_path / "night", SEED, blows=5, ledger_url=postgres_url)
     # How many blows a night takes before it is done depends on the machine.
     assert figures.kills + figures.freezes + figures.cuts >= 2
     assert figures.faults > 10
@@ -93,7 +87,7 @@ def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledge
 def test_two_that_take_over_slow_batches_are_killed_and_frozen(
     forks: Forks, tmp_path: Path
 ) -> None:
-    figures = hunted_before_deadline(forks, tmp_path / "night", LATE_SEED, blows=6)
+    figures = hunted_before_deadline(forks, tmp_path / "night", LATE_SEED, blows=4)
     assert figures.kills + figures.freezes >= 2
     assert figures.taken_over
 
@@ -111,7 +105,7 @@ def test_two_that_call_are_killed_and_frozen_with_the_ledger_in_postgres(
 def test_two_submitters_are_killed_and_frozen_before_another_api(
     forks: Forks, tmp_path: Path
 ) -> None:
-    figures = hunted_elsewhere(forks, tmp_path / "night", SEED, blows=5, items=33)
+    figures = hunted_elsewhere(forks, tmp_path / "night", SEED, blows=4, items=24)
     assert figures.kills + figures.freezes >= 2
     assert figures.foreign_batches
 

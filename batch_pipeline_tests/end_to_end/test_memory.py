@@ -25,7 +25,7 @@ attributes:
 """
 DOCUMENT_BYTES = 100_000
 # From the smaller on, all buffers of a night are full: below it the peak still follows the input.
-SMALL, LARGE = 600, 1_600
+SMALL, LARGE = 600, 1_200
 STATUS = Path("/proc/self/status")
 # The kernel's own mark of this program: a child's `ru_maxrss` counts what its parent was before.
 RUN = f"""

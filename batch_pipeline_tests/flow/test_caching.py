@@ -165,12 +165,15 @@ def test_marks_are_sent_as_told_by_batches_and_calls(
     pipeline: Pipeline, sim: Simulator, tmp_path: Path, told: str, written: str | None
 ) -> None:
     spec = caching_job(
-        tmp_path, caching=told, pilot={"size": 6, "max_error_rate": 1, "max_truncated_rate": 1}
+        tmp_path,
+        caching=told,
+        pilot={"size": 6, "max_error_rate": 1, "max_truncated_rate": 1},
+        limits={"max_requests_per_batch": 60},
     )
     assert run(pipeline, spec, PARTITION).complete
     found = submissions_of(pipeline)
     assert [(s.engine, s.caching) for s in found] == [
-        (engine, written) for engine in ("realtime", "batch", "batch", "batch")
+        (engine, written) for engine in ("realtime", "batch")
     ]
     for each in found:
         other = {"5m": "1h", "1h": "5m"}.get(told, "1h")

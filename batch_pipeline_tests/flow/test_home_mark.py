@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,7 @@ ITEMS = 12
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JobSpec:
-    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    return job(source, pilot={"size": 2}, limits={"max_requests_per_batch": 6})
+    return job(write_rows(tmp_path / "in.jsonl", documents(ITEMS)))
 
 
 def lose(home: Path) -> None:
@@ -37,25 +35,27 @@ def truncate(home: Path) -> None:
     (home / "ledger.sqlite").touch()
 
 
-@pytest.mark.parametrize(("accident", "marked"), [(lose, True), (truncate, True), (lose, False)])
 def test_a_home_without_its_ledger_sends_nothing(
-    sim: Simulator,
-    make_pipeline: MakePipeline,
-    home: Path,
-    spec: JobSpec,
-    accident: Callable[[Path], None],
-    marked: bool,
+    sim: Simulator, make_pipeline: MakePipeline, home: Path, spec: JobSpec
 ) -> None:
     run(made := make_pipeline(), spec, PARTITION)
     made.close()
-    accident(home)
-    if not marked:
-        shutil.rmtree(home / "_ledger")
     bought = sim.books.accepted_requests
 
-    with pytest.raises(LedgerError, match="batch-pipeline recover"):
-        run(make_pipeline(), spec, PARTITION)
-    assert sim.books.accepted_requests == bought
+    def refuses_to_send() -> None:
+        with pytest.raises(LedgerError, match="batch-pipeline recover"):
+            run(made := make_pipeline(), spec, PARTITION)
+        made.close()
+        assert sim.books.accepted_requests == bought
+
+    truncate(home)
+    refuses_to_send()
+    lose(home)
+    refuses_to_send()
+    # Nor without its mark.
+    lose(home)
+    shutil.rmtree(home / "_ledger")
+    refuses_to_send()
 
 
 def test_a_ledger_in_another_place_is_told_from_the_homes_own(
@@ -108,19 +108,20 @@ def test_the_mark_is_there_before_the_last_bytes_and_not_ahead_of_the_ledger(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    alone = spec.model_copy(update={"pilot": spec.pilot.model_copy(update={"size": 0})})
     with monkeypatch.context() as patch:
         patch.setattr(home_mark.HomeMark, "raise_to", full)
         with pytest.raises(OSError, match="No space"):
-            run(make_pipeline(), alone, PARTITION)
+            run(make_pipeline(), spec, PARTITION)
     assert sim.books.accepted_requests == 0
-    assert run(make_pipeline(), alone, PARTITION).complete
+    assert run(make_pipeline(), spec, PARTITION).complete
     assert sim.books.accepted_requests == ITEMS
 
 
 def test_a_home_with_its_ledger_gets_a_mark_and_what_is_settled_leaves_it(
-    sim: Simulator, make_pipeline: MakePipeline, home: Path, spec: JobSpec
+    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path
 ) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
+    spec = job(source, pilot={"size": 1}, limits={"max_requests_per_batch": 6})
     run(made := make_pipeline(), spec, PARTITION)
     assert len(made.files.list(paths.SENT, ".json")) == 3
     assert run(other := make_pipeline(), spec, PARTITION).complete

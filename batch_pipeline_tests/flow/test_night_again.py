@@ -32,22 +32,18 @@ from batch_pipeline_tests.support import (
 )
 
 
-def test_run_again_buys_nothing_and_changes_nothing(
+def test_run_again_buys_nothing_and_changes_nothing_but_new_documents(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    spec = job(write_rows(tmp_path / "in.jsonl", documents(40)), pilot={"size": 4})
-    run(make_pipeline(), spec, PARTITION)
-    before = results(make_pipeline(), spec)
-    state = run(make_pipeline(), spec, PARTITION)
-    assert state.complete
-    assert results(make_pipeline(), spec) == before
-    assert sim.books.accepted_requests == 40
-
-
-def test_new_documents_alone_are_bought(sim: Simulator, pipeline: Pipeline, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", documents(40))
     spec = job(source, pilot={"size": 4})
-    run(pipeline, spec, PARTITION)
+    run(make_pipeline(), spec, PARTITION)
+    pipeline = make_pipeline()
+    before = results(pipeline, spec)
+    assert run(pipeline, spec, PARTITION).complete
+    assert results(pipeline, spec) == before
+    assert sim.books.accepted_requests == 40
+
     realtime = sim.books.realtime_cost_usd
     write_rows(source, documents(50))
     state = run(pipeline, spec, PARTITION)
@@ -96,19 +92,7 @@ def test_what_left_the_input_leaves_the_results(
     assert sim.books.accepted_requests == 10
 
 
-def test_reading_again_says_what_changed(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path
-) -> None:
-    source = write_rows(tmp_path / "in.jsonl", documents(10))
-    spec = job(source)
-    state = run(pipeline, spec, PARTITION)
-    [_, second, *rest] = documents(12)
-    write_rows(source, [{**second, "text": "another text"}, *rest])
-    taken = take_input(pipeline, spec, state.night)
-    assert taken.note == "input read again: 2 new items, 1 gone, 1 with another request"
-
-
-def test_a_complete_night_stays_as_it_is_when_its_input_is_moved_away(
+def test_a_complete_night_whose_input_is_gone_stays_and_reading_it_again_says_what_changed(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     source = write_rows(tmp_path / "in.jsonl", documents(10))
@@ -119,6 +103,11 @@ def test_a_complete_night_stays_as_it_is_when_its_input_is_moved_away(
     night = open_night(pipeline, spec, PARTITION)
     with pytest.raises(InputDataError, match="no file for this night"):
         take_input(pipeline, spec, night, again=True)
+
+    [_, second, *rest] = documents(12)
+    write_rows(source, [{**second, "text": "another text"}, *rest])
+    taken = take_input(pipeline, spec, night)
+    assert taken.note == "input read again: 2 new items, 1 gone, 1 with another request"
 
 
 def test_a_new_item_with_a_known_text_is_answered_for_free(
@@ -145,15 +134,16 @@ def test_without_waiting_a_night_goes_as_far_as_it_can(
     spec = job(write_rows(tmp_path / "in.jsonl", documents(10)))
     state = run(make_pipeline(), spec, PARTITION, wait=False)
     assert (state.complete, state.in_flight, state.waiting) == (False, 10, 0)
-    state = run(make_pipeline(), spec, PARTITION, wait=False)
+    pipeline = make_pipeline()
+    state = run(pipeline, spec, PARTITION, wait=False)
     assert (state.complete, state.in_flight) == (False, 10)
     sim.release()
-    state = run(make_pipeline(), spec, PARTITION, wait=False)
+    state = run(pipeline, spec, PARTITION, wait=False)
     assert (state.complete, state.succeeded) == (True, 10)
     assert sim.books.batches_created == 1
 
 
-def test_input_that_changes_while_in_flight_is_taken_up_after_the_end(
+def test_input_and_declaration_that_change_while_in_flight_are_taken_up_after_the_end(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
     sim.hold()
@@ -161,28 +151,25 @@ def test_input_that_changes_while_in_flight_is_taken_up_after_the_end(
     spec = job(source)
     run(make_pipeline(), spec, PARTITION, wait=False)
     write_rows(source, documents(12, start=2))
-    state = run(make_pipeline(), spec, PARTITION, wait=False)
+    pipeline = make_pipeline()
+    state = run(pipeline, spec, PARTITION, wait=False)
     assert (state.items, state.in_flight) == (10, 10)
     sim.release()
-    state = run(make_pipeline(), spec, PARTITION)
+    state = run(pipeline, spec, PARTITION)
     assert (state.items, state.complete) == (12, True)
-    assert set(by_id(results(make_pipeline(), spec))) == {d["id"] for d in documents(12, start=2)}
+    assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(12, start=2)}
     assert sim.books.accepted_requests == 14
 
-
-def test_a_declaration_that_changes_while_in_flight_is_taken_up_after_the_end(
-    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
-) -> None:
     sim.hold()
-    source = write_rows(tmp_path / "in.jsonl", documents(6))
-    run(make_pipeline(), job(source), PARTITION, wait=False)
+    write_rows(source, documents(13, start=2))
+    assert run(pipeline, spec, PARTITION, wait=False).in_flight == 1
     changed = job(source, prompt={"user": "Translate: {text}"})
-    assert run(make_pipeline(), changed, PARTITION, wait=False).in_flight == 6
-    assert sim.books.accepted_requests == 6
+    assert run(pipeline, changed, PARTITION, wait=False).in_flight == 1
+    assert sim.books.accepted_requests == 15
     sim.release()
-    state = run(make_pipeline(), changed, PARTITION)
-    assert (state.complete, state.succeeded) == (True, 6)
-    assert sim.books.accepted_requests == 12
+    state = run(pipeline, changed, PARTITION)
+    assert (state.complete, state.succeeded) == (True, 13)
+    assert sim.books.accepted_requests == 28
     assert not accepted_twice(sim)
 
 
@@ -190,7 +177,7 @@ def test_many_nights_share_the_account(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
     sim.hold()
-    nights = [f"2026-01-0{n}" for n in range(1, 5)]
+    nights = [f"2026-01-0{n}" for n in range(1, 4)]
     for n, night in enumerate(nights):
         write_rows(tmp_path / f"{night}.jsonl", documents(5, start=10 * n))
     spec = job(tmp_path / "{partition}.jsonl", partitions={"start": "2026-01-01"})
@@ -234,8 +221,8 @@ def test_no_id_is_ever_shown_twice(
     reader = threading.Thread(target=look)
     reader.start()
     try:
-        for change in range(3):
-            rows = [*documents(30, start=5 * change), {"id": "bad", "text": None}]
+        for change in range(2):
+            rows = [*documents(20, start=5 * change), {"id": "bad", "text": None}]
             write_rows(source, rows)
             run(pipeline, spec, PARTITION)
     finally:

@@ -279,7 +279,6 @@ def test_repeated_and_foreign_result_lines_do_not_count(
     [
         (401, "authentication_error", "bad key"),
         (403, "permission_error", "not yours"),
-        (400, "invalid_request_error", "You have reached your specified API usage limits."),
     ],
 )
 def test_submission_rests_where_only_a_person_can_help(

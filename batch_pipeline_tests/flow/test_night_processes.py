@@ -32,7 +32,7 @@ from batch_pipeline_tests.support import (
 )
 
 ROOT = Path(__file__).parents[2]
-ITEMS = 40
+ITEMS = 24
 
 
 CarryOut = Callable[[Plan], dict[str, Any]]
@@ -75,7 +75,7 @@ def test_a_night_whose_processes_are_killed_is_bought_once(
     sim.set_turnaround(1.5)
     dice = random.Random(2)
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    delays = tuple(dice.uniform(0.05, 0.5) for _ in range(8))
+    delays = tuple(dice.uniform(0.05, 0.5) for _ in range(6))
     outcome = carry_out(Plan(sim.url, str(source), str(home), kill_after=delays, pilot=4))
 
     assert outcome["killed"] >= 3, "the kills came too late to show anything"
@@ -91,7 +91,7 @@ def test_calls_whose_processes_are_killed_are_repeated_only_if_they_were_in_flig
     sim: Simulator, make_pipeline: MakePipeline, carry_out: CarryOut, home: Path, tmp_path: Path
 ) -> None:
     # Longer than the delays together, so that no machine is too fast for the kills.
-    sim.set_latency(0.3)
+    sim.set_latency(0.6)
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
     delays = (0.7, 1.0, 0.5, 0.8)
     outcome = carry_out(Plan(sim.url, str(source), str(home), kill_after=delays, mode="realtime"))

@@ -35,7 +35,7 @@ from batch_pipeline_tests.support import (
     write_rows,
 )
 
-ITEMS = 60
+ITEMS = 40
 STEPS = 6
 
 
@@ -56,7 +56,7 @@ def step(pipeline: Pipeline, spec: JobSpec) -> Progress:
 @pytest.mark.parametrize(
     ("declared", "outcome"),
     [
-        ({"pilot": {"size": 0}, "limits": {"max_requests_per_batch": 25}}, "rate_limit_error"),
+        ({"pilot": {"size": 0}, "limits": {"max_requests_per_batch": 20}}, "rate_limit_error"),
         ({"pilot": {"size": 0}, "mode": "realtime"}, "api_error"),
     ],
 )

@@ -51,7 +51,7 @@ def thrifty(folder: Path, **changes: Any) -> JobSpec:
             "truncated_max_tokens": 8_000,
             "escalate": {"model_id": STRONG, "where": "output_tokens % 3 = 0", "max_share": 1.0},
         },
-        "limits": {"max_requests_per_batch": 12},
+        "limits": {"max_requests_per_batch": 24},
     }
     return job(folder / "{partition}.jsonl", **(declared | changes))
 

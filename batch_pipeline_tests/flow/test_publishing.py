@@ -359,9 +359,7 @@ def _whole_story(pipeline: Pipeline, tmp_path: Path) -> None:
     from batch_pipeline.flow.costs.cost_report import write_report  # noqa: PLC0415
 
     source = write_rows(tmp_path / "in.jsonl", documents(8))
-    spec = job(
-        source, pilot={"size": 0}, limits={"max_requests_per_batch": 5}, output={"carry": ["text"]}
-    )
+    spec = job(source, output={"carry": ["text"]})
     state = run(pipeline, spec, PARTITION)
     assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(8)}
     assert write_report(pipeline, spec, state.night).complete

@@ -268,7 +268,7 @@ def test_dead_letters_whose_rows_are_gone_can_be_redriven_when_they_are_back(
 
 
 @pytest.mark.parametrize(("changes", "refused"), [({}, 0), (TRANSLATE, 1)])
-def test_an_item_that_is_gone_shares_the_answer_of_one_that_asks_the_same(
+def test_items_that_ask_the_same_are_redriven_together_and_one_that_is_gone_shares_the_answer(
     sim: Simulator,
     pipeline: Pipeline,
     tmp_path: Path,
@@ -276,37 +276,20 @@ def test_an_item_that_is_gone_shares_the_answer_of_one_that_asks_the_same(
     refused: int,
 ) -> None:
     rows = documents(4)
-    twin = {"id": "twin", "text": rows[0]["text"]}
-    source = write_rows(tmp_path / "in.jsonl", [*rows, twin])
-    sim.set_faults(failing(refusal=(0,)))
-    assert run(pipeline, job(source), PARTITION).statuses == {"succeeded": 3, "refused": 2}
+    twins = [{"id": f"twin {n}", "text": rows[n // 2]["text"]} for n in range(4)]
+    source = write_rows(tmp_path / "in.jsonl", [*rows, *twins])
+    sim.set_faults(failing(refusal=(0, 1)))
+    assert run(pipeline, job(source), PARTITION).statuses == {"succeeded": 2, "refused": 6}
     sim.set_faults(Faults())
-    write_rows(source, [*rows[1:], twin])
+    write_rows(source, [*rows[1:], *twins])
     spec = job(source, **changes)
     assert redrive(pipeline, spec, PARTITION).missing == ["Akte 0/ä"]
     state = run(pipeline, spec, PARTITION)
     # With another prompt its request is one that no other item asks any more.
-    expected = {"succeeded": 5 - refused, "refused": refused}
+    expected = {"succeeded": 8 - refused, "refused": refused}
     assert state.statuses == {status: count for status, count in expected.items() if count}
     assert statuses(results(pipeline, spec)) == state.statuses
-    assert sim.books.accepted_requests == 5
-    check_money(pipeline, spec, state, sim)
-
-
-@pytest.mark.parametrize("changes", [{}, TRANSLATE])
-def test_items_that_share_a_request_are_redriven_together(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    rows = documents(4)
-    twins = [{"id": f"twin {n}", "text": rows[0]["text"]} for n in range(2)]
-    source = write_rows(tmp_path / "in.jsonl", [*rows, *twins])
-    sim.set_faults(failing(refusal=(0,)))
-    assert run(pipeline, job(source), PARTITION).statuses == {"succeeded": 3, "refused": 3}
-    sim.set_faults(Faults())
-    spec = job(source, **changes)
-    state = again(pipeline, spec)
-    assert state.statuses == statuses(results(pipeline, spec)) == {"succeeded": 6}
-    assert sim.books.accepted_requests == 5
+    assert sim.books.accepted_requests == 6
     check_money(pipeline, spec, state, sim)
 
 

@@ -43,6 +43,9 @@ def test_a_night_of_everything_is_cancelled_resumed_and_pruned(
     sim.hold()
     # "Materialize all" ends well, and says what follows by itself.
     assert job.launch_everything(night).success
+    assert job.materialized("submitted_batches", night)
+    for asset in ("collected_results", "dead_letter", "cost_report"):
+        assert not job.materialized(asset, night)
     assert "Nothing is to be launched" in job.metadata("submitted_batches", night)["what_follows"]
     stored = job.instance.fetch_observations(asset_key("review", "collected_results"), limit=1)
     observation = stored.records[0].asset_observation

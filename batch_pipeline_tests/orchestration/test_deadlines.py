@@ -13,6 +13,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import nights as ledger_nights
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.orchestration.names import asset_key
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly
@@ -93,5 +94,6 @@ def test_backfills_have_no_deadline(
     has_one: bool,
 ) -> None:
     job = nightly(mode="auto", deadline="06:00")
-    assert job.launch(nights[partition], tags=tags).success
+    input_alone = [asset_key("review", "input_dataset")]
+    assert job.launch(nights[partition], assets=input_alone, tags=tags).success
     assert (night_of(pipeline, nights[partition]).deadline_at is not None) is has_one

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
-import pytest
 
 from batch_pipeline.flow import paths, run
 from batch_pipeline.flow.pipeline import Pipeline
@@ -36,17 +35,27 @@ def requested(requests: list[dg.RunRequest]) -> list[tuple[str | None, str | Non
     ]
 
 
-def test_three_nights_go_from_the_input_to_the_report_while_no_run_waits(
+def test_nights_go_from_the_input_to_the_report_while_no_run_waits_and_the_ledger_is_one_file(
     nightly: MakeNightly, nights: list[str], environment: Path
 ) -> None:
-    job = nightly()
-    for night in nights:
+    job, two = nightly(), nights[:2]
+
+    def assert_one_file() -> None:
+        assert [file.name for file in environment.glob("ledger.sqlite*")] == ["ledger.sqlite"]
+
+    for night in two:
         result = job.launch(night)
         assert result.success
+        assert_one_file()
         assert job.materialized("submitted_batches", night)
         assert not job.materialized("collected_results", night)
-    job.run_to_the_end(*nights)
-    for night in nights:
+    requests = job.tick().run_requests
+    assert_one_file()
+    job.follow(requests)
+    assert_one_file()
+    job.run_to_the_end(*two)
+    assert_one_file()
+    for night in two:
         rows = pd.read_parquet(environment / paths.results("review", night))
         assert sorted(rows["id"]) == sorted(f"{night} {number}" for number in range(40))
         assert set(rows["simulated"]) == {True}
@@ -63,8 +72,8 @@ def test_three_nights_go_from_the_input_to_the_report_while_no_run_waits(
     assert (tick.run_requests, tick.skip_message) == ([], "no night is under way")
 
 
-def test_a_tick_observes_what_changed_and_nothing_else(
-    nightly: MakeNightly, nights: list[str], sim: Simulator
+def test_a_tick_observes_what_changed_and_nothing_else_and_a_poll_that_fails_is_a_reason(
+    nightly: MakeNightly, nights: list[str], sim: Simulator, faults: Faults
 ) -> None:
     job = nightly()
     sim.hold()
@@ -79,6 +88,17 @@ def test_a_tick_observes_what_changed_and_nothing_else(
     assert f"{nights[0]}: 10% complete: 4 of 40 items" in tick.skip_message
     assert job.tick().skip_message == tick.skip_message
     assert len(job.observations) == 1
+
+    cursor = job.cursor
+    assert cursor is not None
+    faults.on_request = lambda _: error(400, "invalid_request_error", "no polls today")
+    tick = job.tick()
+    assert "the API cannot be polled now: HTTP 400" in tick.skip_message
+    assert "no polls today" in tick.skip_message
+    assert f"{nights[0]}: 10% complete" in tick.skip_message
+    assert (job.cursor, tick.run_requests) == (cursor, [])
+
+    faults.on_request = lambda _: None
     sim.release()
     job.run_to_the_end(nights[0])
     assert len(job.observations) > 1
@@ -88,28 +108,14 @@ def test_a_tick_observes_what_changed_and_nothing_else(
     assert str(newest.description).startswith("finished: 100% complete: 40 of 40 items")
 
 
-def test_everything_in_one_run_skips_the_results_without_failing(
-    nightly: MakeNightly, nights: list[str], sim: Simulator
-) -> None:
-    job = nightly()
-    sim.hold()
-    result = job.launch_everything(nights[0])
-    assert result.success
-    assert job.materialized("submitted_batches", nights[0])
-    for asset in ("collected_results", "dead_letter", "cost_report"):
-        assert not job.materialized(asset, nights[0])
-    sim.release()
-    job.run_to_the_end(nights[0])
-
-
 def test_results_of_a_night_that_nobody_began_are_skipped(
     nightly: MakeNightly, nights: list[str]
 ) -> None:
     assert nightly().launch(nights[0], kind=Kind.COLLECT).success
 
 
-def test_one_of_the_results_alone_can_be_materialized(
-    nightly: MakeNightly, nights: list[str]
+def test_a_night_run_again_buys_nothing_and_one_of_its_results_alone_can_be_materialized(
+    nightly: MakeNightly, nights: list[str], sim: Simulator
 ) -> None:
     job = nightly()
     assert job.launch(nights[0]).success
@@ -117,14 +123,6 @@ def test_one_of_the_results_alone_can_be_materialized(
     report = asset_key("review", "cost_report")
     result = job.launch(nights[0], kind=Kind.COLLECT, assets=[report])
     assert [event.asset_key for event in result.get_asset_materialization_events()] == [report]
-
-
-def test_a_night_run_again_buys_nothing(
-    nightly: MakeNightly, nights: list[str], sim: Simulator
-) -> None:
-    job = nightly()
-    assert job.launch(nights[0]).success
-    job.run_to_the_end(nights[0])
     bought = sim.books.batches_created
     again = job.launch(nights[0])
     assert again.success
@@ -237,23 +235,28 @@ def test_what_waits_for_room_goes_when_there_is_room(
     job.run_to_the_end(nights[0])
 
 
-@pytest.mark.parametrize("assets", [["input_dataset"], ["input_dataset", "pilot_sample"]])
-def test_an_input_and_a_pilot_alone_send_nothing_more(
-    nightly: MakeNightly, nights: list[str], assets: list[str]
-) -> None:
-    job = nightly()
-    assert job.launch(nights[0], assets=[asset_key("review", name) for name in assets]).success
+def says_that_its_submission_was_not_asked_for(job: Nightly) -> bool:
     tick = job.tick()
     assert tick.run_requests == []
-    assert "its submission has not been asked for" in tick.skip_message
+    return "its submission has not been asked for" in tick.skip_message
 
 
-def test_a_submission_asked_for_without_a_pilot_gets_one(
+def test_an_input_and_a_pilot_alone_send_nothing_more(
     nightly: MakeNightly, nights: list[str]
 ) -> None:
     job = nightly()
-    for asset in ("input_dataset", "submitted_batches"):
-        assert job.launch(nights[0], assets=[asset_key("review", asset)]).success
+    alone = [asset_key("review", name) for name in ("input_dataset", "pilot_sample")]
+    assert job.launch(nights[0], assets=alone).success
+    assert says_that_its_submission_was_not_asked_for(job)
+
+
+def test_an_input_alone_sends_nothing_and_a_submission_asked_for_without_a_pilot_gets_one(
+    nightly: MakeNightly, nights: list[str]
+) -> None:
+    job = nightly()
+    assert job.launch(nights[0], assets=[asset_key("review", "input_dataset")]).success
+    assert says_that_its_submission_was_not_asked_for(job)
+    assert job.launch(nights[0], assets=[asset_key("review", "submitted_batches")]).success
     assert (
         "the pilot has not been judged yet"
         in job.metadata("submitted_batches", nights[0])["waiting"]
@@ -298,40 +301,6 @@ def test_a_run_that_the_sensor_asked_for_does_not_lift_a_refusal(
     assert job.launch(nights[0], assets=submitted).success
     assert "refused" not in job.metadata("submitted_batches", nights[0])["waiting"]
     ledger.close()
-
-
-def test_steps_and_ticks_leave_the_ledger_in_one_file(
-    nightly: MakeNightly, nights: list[str], environment: Path
-) -> None:
-    job = nightly()
-
-    def assert_one_file() -> None:
-        assert [file.name for file in environment.glob("ledger.sqlite*")] == ["ledger.sqlite"]
-
-    assert job.launch(nights[0]).success
-    assert_one_file()
-    while not job.materialized("collected_results", nights[0]):
-        requests = job.tick().run_requests
-        assert_one_file()
-        job.follow(requests)
-        assert_one_file()
-
-
-def test_a_poll_that_fails_is_a_reason_and_keeps_the_cursor(
-    nightly: MakeNightly, nights: list[str], sim: Simulator, faults: Faults
-) -> None:
-    job = nightly()
-    sim.hold()
-    assert job.launch(nights[0]).success
-    job.tick()
-    cursor = job.cursor
-    assert cursor is not None
-    faults.on_request = lambda _: error(400, "invalid_request_error", "no polls today")
-    tick = job.tick()
-    assert "the API cannot be polled now: HTTP 400" in tick.skip_message
-    assert "no polls today" in tick.skip_message
-    assert f"{nights[0]}: 10% complete" in tick.skip_message
-    assert (job.cursor, tick.run_requests) == (cursor, [])
 
 
 def test_a_run_that_names_no_night_says_so(nightly: MakeNightly) -> None:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.reporting.account_cost import AccountCost
 from batch_pipeline.reporting.avoided import Avoided
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Bins, Distribution
@@ -144,6 +145,10 @@ FILTERED = replace(
     avoided=(
         Avoided("filter:where", 500, 480, 1_500_000, Decimal("2.4")),
         Avoided("filter:language:fr", 200, 200, 300_000, Decimal("0.61")),
+    ),
+    accounts=(
+        AccountCost("research_a", "north", 1, 5_000, Decimal("14.12")),
+        AccountCost("research_b", "south", 1, 7_000, Decimal("11.1")),
     ),
 )
 

@@ -161,6 +161,14 @@ def test_what_was_not_asked_is_shown_with_what_it_would_have_cost() -> None:
     assert "Where the money went" not in report_html.render(REPORT)
 
 
+def test_a_night_of_several_accounts_says_what_each_has_sent() -> None:
+    page = _Page(report_html.render(FILTERED)).text
+    for expected in ("By account", "research_a", "south", "$11.10", "7,000"):
+        assert expected in page
+    one = replace(FILTERED, accounts=FILTERED.accounts[:1])
+    assert "By account" not in report_html.render(one) + report_document.render(one)
+
+
 def test_the_headline_is_the_cost_of_a_document() -> None:
     assert "\n\n**$0.00210 a document**\n" in report_markdown.render(REPORT)
     page = report_html.render(REPORT)

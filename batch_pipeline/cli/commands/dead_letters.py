@@ -62,7 +62,7 @@ def redrive_dead_letters(
 ) -> int:
     """Send dead letters again after a fix of prompt or data, and run the night to its end."""
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.flow import control, steps
+    from batch_pipeline.flow import control, failures, steps
     from batch_pipeline.flow import run as runner
     from batch_pipeline.flow.approval import user_at_host
     from batch_pipeline.flow.costs.cost_report import write_report
@@ -78,7 +78,11 @@ def redrive_dead_letters(
         control.record(
             pipeline, spec.name, key, ActionKind.REDRIVE, user_at_host(), redriven.describe()
         )
-        with progress_bar.shown() as watch:
+        by = f"redrive of {user_at_host()}"
+        with (
+            failures.recorded(pipeline, spec, key, step=failures.WHOLE, by=by, asks=True),
+            progress_bar.shown() as watch,
+        ):
             state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
     else:
         # No run is started: it would take up other changes of input and declaration too.

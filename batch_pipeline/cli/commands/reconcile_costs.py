@@ -28,28 +28,50 @@ def reconcile_costs(
     day: Annotated[
         str | None, typer.Option("--date", metavar="DATE", help="UTC day; by default yesterday.")
     ] = None,
+    organisation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Organisation of accounts.yaml; needed where it has several."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare what was billed on a day with the organisation's own report, with an admin key."""
-    from batch_pipeline.api.admin import AdminApi
     from batch_pipeline.api.protocol import ApiFailure
+    from batch_pipeline.flow import organisation_limits
     from batch_pipeline.flow.costs import billing_check
-    from batch_pipeline.settings import SIMULATOR_ACCOUNT
+    from batch_pipeline.ledger import organisations
 
     pipeline = opening.open_pipeline(context)
     wanted = _day(day)
-    admin = AdminApi()
+    name = _organisation(organisation, organisation_limits.names(pipeline.accounts))
+    admin = organisation_limits.admin_api(pipeline.accounts, name)
     try:
         usage, costs = admin.usage(wanted), admin.costs(wanted)
     except ApiFailure as failure:
         raise ApiError(
-            f"The organisation's report cannot be read ({failure}). Check ANTHROPIC_ADMIN_KEY."
+            f"The organisation's report cannot be read ({failure}). Check "
+            f"{organisation_limits.key_variable(pipeline.accounts, name)}."
         ) from failure
-    account = SIMULATOR_ACCOUNT if admin.simulated else pipeline.settings.account
+    in_ledger = organisation_limits.name_in_ledger(
+        pipeline.accounts, name, simulated=admin.simulated
+    )
     with pipeline.ledger.read() as connection:
-        ledger = billing_check.of_ledger(connection, account, wanted)
+        organisation_limits.check_admin_key(connection, pipeline.accounts, name, admin)
+        accounts = sorted(organisations.accounts_of(connection, [in_ledger]))
+        ledger = billing_check.of_ledger(connection, accounts, wanted)
     compared = billing_check.compare(ledger, billing_check.of_organisation(usage, costs))
-    _show(context.obj, wanted, account, compared, simulated=admin.simulated)
+    _show(context.obj, wanted, in_ledger, accounts, compared, simulated=admin.simulated)
+
+
+def _organisation(given: str | None, declared: Sequence[str]) -> str:
+    """The organisation that is meant: the given one, or the only one."""
+    if given is None and len(declared) == 1:
+        return declared[0]
+    if given is not None and given in declared:
+        return given
+    wrong = "missing" if given is None else f"{given!r}, which no account has"
+    raise UsageError(f"--organisation is {wrong}; the organisations are {', '.join(declared)}")
 
 
 def _day(text: str | None) -> date:
@@ -62,11 +84,19 @@ def _day(text: str | None) -> date:
 
 
 def _show(
-    output: Output, day: date, account: str, compared: Sequence[Compared], *, simulated: bool
+    output: Output,
+    day: date,
+    organisation: str,
+    accounts: Sequence[str],
+    compared: Sequence[Compared],
+    *,
+    simulated: bool,
 ) -> None:
     document = {
         "date": day.isoformat(),
-        "account": account,
+        "organisation": organisation,
+        "accounts": list(accounts),
+        "account": accounts[0] if len(accounts) == 1 else None,
         "simulated": simulated,
         "note": NOTE,
         "models": [each.as_json() for each in compared],
@@ -78,7 +108,8 @@ def _show(
         from batch_pipeline.wording import usd
 
         console = SafeConsole()
-        print(f"{day}, account {account}: the ledger beside the organisation")
+        of = f"account{'s' if len(accounts) > 1 else ''} {', '.join(accounts) or 'none'}"
+        print(f"{day}, {of}: the ledger beside organisation {organisation}")
         if not compared:
             print("Neither knows of any usage.")
         for each in compared:

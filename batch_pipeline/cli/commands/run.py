@@ -22,7 +22,7 @@ def run(
 ) -> int:
     """Run a night to its end, or on from where it stood."""
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.flow import control, outage
+    from batch_pipeline.flow import control, failures, outage
     from batch_pipeline.flow import run as runner
     from batch_pipeline.flow.approval import user_at_host
     from batch_pipeline.flow.costs.cost_report import write_report
@@ -30,15 +30,19 @@ def run(
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)
-    if not no_wait:
-        outage.wait_for_api(pipeline, spec, key)
-    progress_bar.announce_account(output, pipeline, spec)
-    if resume:
-        outcome = "goes on"
-        control.record(pipeline, spec.name, key, ActionKind.RESUME, user_at_host(), outcome)
-    with progress_bar.shown() as watch:
-        state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
-    show_report(output, write_report(pipeline, spec, state.night))
+    person = user_at_host()
+    with failures.recorded(
+        pipeline, spec, key, step=failures.WHOLE, by=f"run of {person}", asks=True
+    ):
+        if not no_wait:
+            outage.wait_for_api(pipeline, spec, key)
+        progress_bar.announce_account(output, pipeline, spec)
+        if resume:
+            control.record(pipeline, spec.name, key, ActionKind.RESUME, person, "goes on")
+        with progress_bar.shown() as watch:
+            state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
+        report = write_report(pipeline, spec, state.night)
+    show_report(output, report)
     return exit_code(output, state)
 
 

@@ -33,6 +33,7 @@ import pyarrow as pa
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from batch_pipeline import telemetry
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import (
     changed_documents,
@@ -170,6 +171,7 @@ class _Failed:
     verdict: CreateVerdict
 
 
+@telemetry.traced("shard")
 def _send(
     pipeline: Pipeline, night: Night, intent: Intent, stop: Stop
 ) -> BatchInfo | _Failed | None:
@@ -210,6 +212,7 @@ def _send(
         with pipeline.ledger.write() as connection:
             _record_no_answer(connection, submission, "interrupted", sealed=chunks.sealed)
         raise
+    telemetry.note(batch_id=batch.id)
     _record_acceptance(pipeline, submission, batch)
     return batch
 

@@ -7,7 +7,7 @@ ledger must never have more than the organisation, once the reports are complete
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -89,8 +89,8 @@ class Compared:
         }
 
 
-def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums]:
-    """What an account was billed on a day (UTC), by declared model and mode.
+def of_ledger(connection: Connection, accounts: Collection[str], day: date) -> dict[Key, Sums]:
+    """What accounts were billed on a day (UTC), by declared model and mode.
 
     A batch belongs to the day in which its end was seen: within one poll of midnight that may be
     another day than the organisation's.
@@ -100,7 +100,7 @@ def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums
     submission = tables.submission.c
     collected = submissions.find(
         connection,
-        submission.account == account,
+        submission.account.in_(accounts),
         submission.ended_at >= since,
         submission.ended_at < until,
         states=(State.COLLECTED,),

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 from sqlalchemy import Connection
 
+from batch_pipeline import telemetry
 from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.answers import next_suffix
 from batch_pipeline.flow.costs import answer_sums, asked_otherwise, avoided, deadline_cost
@@ -29,7 +30,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.partitions.declared_partitions import Declared
 from batch_pipeline.jobs.partitions.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger import accounts, nights, shards, snapshots
 from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
@@ -38,6 +39,7 @@ from batch_pipeline.pricing.caching import break_even
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import Lifetime, TokenUsage
 from batch_pipeline.reporting import report_document, report_html
+from batch_pipeline.reporting.account_cost import AccountCost
 from batch_pipeline.reporting.avoided import Avoided
 from batch_pipeline.reporting.difference import Difference, Expected, explain
 from batch_pipeline.reporting.distribution import Distribution
@@ -86,6 +88,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         trend = _trend(connection, spec.partitions, state.night)
         expected = _expected(connection, state.night)
         hurried = shards.shards_for_deadline(connection, night.id)
+        by_account = _accounts(connection, state)
     night = state.night
     if state.snapshot is None:
         current = Declaration.of(spec)
@@ -157,6 +160,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
         not_escalated={str(cause): count for cause, count in state.stands.items()},
         filtered_by={} if state.snapshot is None else state.snapshot.filtered_by,
+        accounts=by_account,
         avoided=(*_avoided(pipeline, spec, state, current, price), *otherwise, *caches),
         cascade=cascade,
     )
@@ -177,6 +181,7 @@ def _avoided(
     return avoided.priced(state.snapshot, declaration, tokens, price, way_of(spec))
 
 
+@telemetry.traced("report")
 def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     """Build the report and write its three files, the JSON last: it is the signal of completion.
 
@@ -208,6 +213,31 @@ def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
                 if current.published and same:
                     publish(connection, [(staged, paths.report(*target, ".json"))])
                     return report
+
+
+def _accounts(connection: Connection, state: Progress) -> tuple[AccountCost, ...]:
+    """What each account has sent of the night, those that sent nothing that was taken in left
+    out."""
+    sent = [s for s in state.submissions if s.state not in (State.ABSENT, State.REFUSED)]
+    found = []
+    for name in sorted({s.account for s in sent}):
+        own = [s for s in sent if s.account == name]
+        found.append(
+            AccountCost(
+                name=name,
+                organisation=accounts.get_account(connection, name).organisation_name,
+                batches=sum(s.batch_id is not None for s in own),
+                requests=sum(s.requests for s in own),
+                usd=sum((_billed(s) for s in own), ZERO),
+            )
+        )
+    return tuple(found)
+
+
+def _billed(submission: Submission) -> Decimal:
+    """What a submission was billed so far: of calls that are made, by their last checkpoint."""
+    calls = Decimal((submission.progress or {}).get("cost_usd", 0))
+    return submission.published_usd + calls if submission.cost_usd is None else submission.cost_usd
 
 
 def _declarations(connection: Connection, state: Progress) -> dict[int, Declaration]:

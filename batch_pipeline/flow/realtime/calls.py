@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from batch_pipeline import logs
 from batch_pipeline.api.protocol import Messages
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.batches import changed_documents
@@ -271,7 +272,7 @@ def _supervise(
             done.set()
             engine.settled.set()
 
-    thread = threading.Thread(target=body, name="calls", daemon=True)
+    thread = threading.Thread(target=logs.inherited(body), name="calls", daemon=True)
 
     def ask() -> None:
         log.warning("stopping once the calls in flight have ended; again, to stop at once")

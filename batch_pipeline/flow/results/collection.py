@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from batch_pipeline import telemetry
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths, publishing
@@ -63,6 +64,7 @@ class _Staged:
     typed: Path
 
 
+@telemetry.traced("collect_batch")
 def collect(
     pipeline: Pipeline,
     night: Night,

@@ -24,7 +24,13 @@ from batch_pipeline.wording import usd
 
 log = get_logger(__name__)
 
-ACCOUNT_WIDE = ("account_paused", "other_workspace", "api_unavailable")
+ACCOUNT_WIDE = (
+    "account_paused",
+    "key_refused",
+    "other_workspace",
+    "api_unavailable",
+    warnings.HOME_UNAVAILABLE,
+)
 # Of one kind and one look; the ledger has them all.
 MOST_LOGGED = 5
 

@@ -69,6 +69,10 @@ def facts_of(
         paused=state.account.paused_reason,
         probe_at=state.account.probe_at,
         refused=night.refused,
+        key_refused=state.account.key_refused,
+        failed=None
+        if night.failure is None
+        else (night.failure["reason"], night.failure["remedy"]),
         gates=gates,
         unanswered=(state.account.unanswered or {}).get("reason"),
         at_work=PROCESSED if state.at_work else None,

@@ -6,18 +6,23 @@ log line or ledger row has them. apprise's own log is silenced for the same reas
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import re
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import alerts, nights
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger, one_line
+from batch_pipeline.storage import staging
 
 if TYPE_CHECKING:
     import apprise
@@ -27,6 +32,8 @@ log = get_logger(__name__)
 # As long as a step of the flow, or a tick of the sensor, may wait for a target that hangs.
 PATIENCE_SECONDS = 8.0
 MOST_LINES = 5
+# A message that cannot be recorded is sent again after this time, if its cause lasts.
+AGAIN_SECONDS = 3600.0
 # Addresses may hold commas, but no scheme after one.
 SEPARATOR = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)")
 GOOD, BAD = (
@@ -35,6 +42,9 @@ GOOD, BAD = (
         "gate_closed",
         "breaker_open",
         "account_paused",
+        "home_unavailable",
+        "key_refused",
+        "night_failed",
         "night_refused",
         "never_started",
         "other_workspace",
@@ -42,6 +52,7 @@ GOOD, BAD = (
 )
 TITLES = {
     "account_paused": "submission is paused",
+    "api_unavailable": "the API does not answer",
     "batch_missing": "the API does not know a batch",
     "breaker_open": "the circuit breaker is open",
     "budget_reached": "the budget is reached",
@@ -51,8 +62,11 @@ TITLES = {
     "empty_input": "the input has no rows",
     "error_rate": "error rate above its limit",
     "gate_closed": "the pilot's gate is closed",
+    "home_unavailable": "home or ledger cannot be used",
+    "key_refused": "the API refuses the key",
     "near_expiry": "batches near their expiry",
     "never_started": "a due night has not begun",
+    "night_failed": "the night has failed",
     "night_refused": "the API refused a batch",
     "other_workspace": "the key is one of another workspace",
     "over_budget": "a ceiling is passed",
@@ -100,6 +114,38 @@ def send_due(pipeline: Pipeline) -> None:
     thread = threading.Thread(target=send, name="alerts", daemon=True)
     thread.start()
     thread.join(PATIENCE_SECONDS)
+
+
+def send_unrecorded(urls: str | None, title: str, body: str, *, about: str) -> bool:
+    """Send a message that the ledger cannot hold, because it cannot be written; returns whether it
+    was sent to every target.
+
+    Not again within an hour of a message `about` the same, on this machine.
+    """
+    if urls is None or not _is_due(about):
+        return False
+    message = Message(title, one_line(body), "failure", ())
+    reached: list[bool] = []
+
+    def send() -> None:
+        reached.extend(target is not None and _notify(target, message) for target in _targets(urls))
+
+    thread = threading.Thread(target=send, name="alerts", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    return bool(reached) and all(reached)
+
+
+def _is_due(about: str) -> bool:
+    """Whether a message may go out now; notes that it does, by the time of an empty file, which a
+    full disk still takes. Where that is impossible it goes."""
+    digest = hashlib.sha256(about.encode()).hexdigest()[:16]
+    with contextlib.suppress(OSError, UsageError):
+        told = staging.of_user() / f"told-{digest}"
+        if told.exists() and time.time() - told.stat().st_mtime < AGAIN_SECONDS:
+            return False
+        told.touch(0o600)
+    return True
 
 
 def _messages(claimed: Sequence[Alert], found: dict[int, Night]) -> list[Message]:

@@ -259,6 +259,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     live = submissions.of_night(connection, night_id, *LIVE)
     latest = submissions.latest_collected(connection, night_id, LATEST)
     collected = sums.of_night(connection, night_id)
+    cached = cache_use.of_night(connection, night_id)
     overruled = approvals.of_night(connection, night_id)
     statuses: Counter[str] = Counter()
     first = FirstAttempts()
@@ -303,8 +304,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         fees=sums.fees(connection, night_id),
         stands=answers_files.standing(connection, night_id),
         unjudged=sums.unjudged(connection, night_id),
-        cached=cache_use.of_night(connection, night_id),
-        caches=cache_use.by_model(connection, night_id),
+        cached=cached,
+        caches=cache_use.by_model(connection, night_id) if cached.requests else {},
         prefixes=() if snapshot is None else _prefixes(connection, night, snapshot),
     )
 

@@ -7,6 +7,7 @@ A pure function of a night's progress. Command line and Dagster show the same wa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.status import night_state
@@ -29,10 +30,14 @@ from batch_pipeline.wording import duration, moment, usd
 # Codes by kind: what only a person can lift, and gates, which are alerts and no warnings because
 # every place that shows warnings shows the night's state beside them.
 STOPPED = {
+    Kind.KEY_REFUSED: "key_refused",
     Kind.PAUSED: "account_paused",
     Kind.REFUSED: "night_refused",
+    Kind.FAILED: "night_failed",
     Kind.SHORT_OF_BUDGET: "budget_reached",
 }
+# A failure of the home or of the ledger's database is one of all nights.
+STORAGE, HOME_UNAVAILABLE = "storage", "home_unavailable"
 GATES = {Kind.PILOT_CLOSED: "gate_closed", Kind.BREAKER_OPEN: "breaker_open"}
 
 # An API that does not answer for longer than this is told to a person.
@@ -101,14 +106,37 @@ def of_state(
     for found in states_of(night_state.facts_of(state, alert_limits)):
         if found.kind is Kind.RUNNING:
             return
+        if found.kind is Kind.FAILED and _is_told_otherwise(state):
+            continue
         if found.kind in codes:
+            code = codes[found.kind]
+            if found.kind is Kind.FAILED and _failure(state)["code"] == STORAGE:
+                code = HOME_UNAVAILABLE
             held = f"{state.waiting:,} requests are held back; " if state.waiting else ""
             message = f"{found.reason}; {held}{found.remedy}"
-            yield NightWarning(codes[found.kind], message, key=_key(found.kind, state))
+            yield NightWarning(code, message, key=_key(found.kind, state))
+
+
+def _failure(state: Progress) -> Mapping[str, Any]:
+    return state.night.failure or {}
+
+
+def _is_told_otherwise(state: Progress) -> bool:
+    """Whether a night failed for its account or the API, of which another warning tells already."""
+    account, code = state.account, _failure(state).get("code")
+    if code == "account":
+        return account.key_refused is not None or account.paused_at is not None
+    return code == "api" and account.unanswered is not None
 
 
 def _key(kind: Kind, state: Progress) -> str:
     """What tells an occurrence of a night's state from an earlier one of the same kind."""
+    if kind is Kind.FAILED:
+        # Told again where it fails for another reason, or on another day.
+        failure = _failure(state)
+        return f"{failure['code']} {moment(failure['since']):.10}"
+    if kind is Kind.KEY_REFUSED:
+        return f"{(state.account.refused or {}).get('since', 0):.0f}"
     if kind is Kind.PAUSED:
         return f"{state.account.paused_at or 0:.0f}"
     if kind is Kind.PILOT_CLOSED and state.snapshot is not None:

@@ -162,10 +162,30 @@ def spendings(
         kept = _for_takeovers(connection, reserved, *owned)
         yield JOB_MONTH, ceilings.job_month, _with(_spending(connection, this_month, of_job), kept)
     if ceilings.account_month is not None:
-        through = submission.account == (ceilings.account or night.owner)
-        kept = _for_takeovers(connection, reserved, through)
-        spent = _spending(connection, this_month, through)
-        yield ceilings.account_setting, ceilings.account_month, _with(spent, kept)
+        spent = account_month(connection, ceilings.account or night.owner)
+        yield ceilings.account_setting, ceilings.account_month, spent
+
+
+def account_month(connection: Connection, account: str) -> Spending:
+    """What an account has spent in the present month, whichever nights it was for."""
+    month, through = _month(connection), tables.submission.c.account == account
+    kept = _for_takeovers(connection, tables.takeover.c.reserved_at >= month, through)
+    return _with(_spending(connection, tables.submission.c.intent_at >= month, through), kept)
+
+
+def billed_by_job(connection: Connection) -> list[tuple[str, str, Decimal]]:
+    """Job, way and USD billed for what was sent this calendar month (UTC)."""
+    submission, job = tables.submission.c, tables.night.c.job
+    query = (
+        sa.select(job, submission.engine, *usd_sum(submission.cost_usd))
+        .join(tables.night, tables.night.c.id == submission.night_id)
+        .where(
+            submission.state == State.COLLECTED.value, submission.intent_at >= _month(connection)
+        )
+        .group_by(job, submission.engine)
+        .order_by(job, submission.engine)
+    )
+    return [(name, way, usd_of(*usd)) for name, way, *usd in connection.execute(query)]
 
 
 def without(

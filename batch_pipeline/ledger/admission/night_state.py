@@ -28,8 +28,10 @@ class Kind(StrEnum):
 
     COMPLETE = "complete"
     HELD = "held"
+    KEY_REFUSED = "key_refused"
     PAUSED = "paused"
     REFUSED = "refused"
+    FAILED = "failed"
     DECLARATION_CHANGED = "declaration_changed"
     PILOT_CLOSED = "pilot_closed"
     BREAKER_OPEN = "breaker_open"
@@ -113,6 +115,8 @@ class Facts:
     `waits_for` is the partition whose answers the night is to reuse, once that one is complete.
     `too_large` are the requests of the next shard and the queue limit that they exceed,
     `older_night` names one that goes first, `queue_full` says which limit has no room.
+    `key_refused` is how the API refuses the account's key, `failed` says why a step failed and what
+    to do about it: nothing is kept back for that.
     `asked` tells whether a person or a schedule wants this input to be submitted.
     """
 
@@ -125,6 +129,8 @@ class Facts:
     paused: str | None = None
     probe_at: float | None = None
     refused: str | None = None
+    key_refused: str | None = None
+    failed: tuple[str, str] | None = None
     gates: Gates = OPEN_GATES
     unanswered: str | None = None
     at_work: str | None = None
@@ -187,6 +193,14 @@ def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
         yield held(facts.job, facts.partition)
     if facts.terminated:
         yield NightState(Kind.HELD, "its run was terminated", "launch it again")
+    if facts.key_refused is not None:
+        yield NightState(
+            Kind.KEY_REFUSED,
+            f"the API refuses the key of account {facts.account}: {facts.key_refused}",
+            "set a key of the same workspace wherever nights are run; nothing is lost, what is in "
+            f"flight goes on there, and the night by itself once the key is taken, or by "
+            f"{facts.run_command}",
+        )
     if facts.paused is not None:
         yield NightState(
             Kind.PAUSED,
@@ -200,6 +214,8 @@ def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
             facts.refused,
             "correct the declaration, or what else it complains of, then run the night again",
         )
+    if facts.failed is not None:
+        yield NightState(Kind.FAILED, *facts.failed)
 
 
 def _probe(facts: Facts) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -87,6 +87,17 @@ def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
         for key in keys:
             found.setdefault(key, DueNight(key, tick.timestamp()))
     return list(found.values())
+
+
+def due_at(spec: JobSpec, partition: str) -> float | None:
+    """When the job's schedule runs a partition first, in seconds since the epoch; None: it does not
+    within two windows after it, or the partition is no time."""
+    window = partitions.window_of(spec.partitions, partition)
+    if window is None:
+        return None
+    until = window.end + 2 * (window.end - window.start) + timedelta(days=1)
+    due = due_nights(spec, window.start - timedelta(seconds=1), until)
+    return next((night.at for night in due if night.partition == partition), None)
 
 
 def find(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> Missing | None:

@@ -71,7 +71,6 @@ def refused(pipeline: Pipeline) -> int:
 @pytest.mark.parametrize(
     ("bad", "rule"),
     [
-        ([7], {"names_row": True}),
         ([2, 3, 9], {"names_row": True}),
         ([0, 9], {}),
         ([11], {"status": 413}),
@@ -94,8 +93,6 @@ def test_rows_that_a_batch_is_refused_for_are_found_and_set_aside(
     assert not accepted_twice(sim)
     # What stands for a refused row is no batch.
     assert state.batches == sim.books.batches_created
-    if rule.get("names_row") and len(bad) == 1:
-        assert refused(pipeline) == 1
 
 
 def test_credit_that_runs_out_during_the_search_pauses_and_one_run_goes_on_with_it(
@@ -138,7 +135,7 @@ def test_a_fault_of_all_rows_stops_the_night_after_six_parts(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, names_row: bool
 ) -> None:
     spec = job(
-        write_rows(tmp_path / "in.jsonl", documents(200)), limits={"max_requests_per_batch": 50}
+        write_rows(tmp_path / "in.jsonl", documents(100)), limits={"max_requests_per_batch": 50}
     )
     sim.set_faults(Faults.of(refused_bodies=[{"contains": "document", "names_row": names_row}]))
     with pytest.raises(errors.ApiError, match="the first 6 parts of a batch were all refused"):
@@ -150,15 +147,15 @@ def test_a_fault_of_all_rows_stops_the_night_after_six_parts(
     # Once the cause is gone the next run buys everything else, once.
     sim.set_faults(Faults())
     assert run(pipeline, spec, PARTITION).complete
-    assert statuses(results(pipeline, spec))["succeeded"] == 200 - found
+    assert statuses(results(pipeline, spec))["succeeded"] == 100 - found
     assert not accepted_twice(sim)
 
 
 def test_the_search_for_rows_ends_and_keeps_what_it_found(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    bad = list(range(3, 60, 2))
-    spec = with_bad(tmp_path, 60, bad)
+    bad = list(range(3, 47, 2))
+    spec = with_bad(tmp_path, 47, bad)
     sim.set_faults(refusing(names_row=True))
     with pytest.raises(errors.ApiError, match="20 creates were refused"):
         run(pipeline, spec, PARTITION)

@@ -44,9 +44,9 @@ def test_ledger_and_organisation_agree_to_the_last_digit(
     organisation = billing_check.of_organisation(admin.usage(today), admin.costs(today))
     assert admin.simulated
     with pipeline.ledger.read() as connection:
-        ledger = billing_check.of_ledger(connection, "simulator", today)
-        assert billing_check.of_ledger(connection, "default", today) == {}
-        assert billing_check.of_ledger(connection, "simulator", date(2026, 1, 1)) == {}
+        ledger = billing_check.of_ledger(connection, ["simulator"], today)
+        assert billing_check.of_ledger(connection, ["default"], today) == {}
+        assert billing_check.of_ledger(connection, ["simulator"], date(2026, 1, 1)) == {}
     compared = billing_check.compare(ledger, organisation)
     assert [(each.model, each.mode) for each in compared] == [
         (MODEL, "batch"), (MODEL, "realtime"),

@@ -82,7 +82,7 @@ def source(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "input.jsonl", rows)
 
 
-def test_a_night_by_both_engines_agrees_with_results_answers_and_biller(
+def test_a_night_by_both_engines_agrees_with_results_answers_biller_and_files(
     pipeline: Pipeline, sim: Simulator, source: Path
 ) -> None:
     # Little room for an answer: some are cut off and set aside.
@@ -104,16 +104,12 @@ def test_a_night_by_both_engines_agrees_with_results_answers_and_biller(
     assert report.complete
     assert report.estimated_usd is not None
 
-
-def test_files_say_the_same_as_the_report(pipeline: Pipeline, source: Path, sim: Simulator) -> None:
-    spec = job(source, pilot=PILOT)
-    report = finished(pipeline, spec)
     document = read_json(pipeline)
     with pipeline.ledger.read() as connection:
         [night] = nights.list_nights(connection)
         common = progress.as_json(progress.of_night(connection, night.id))
     assert common.items() <= document.items()
-    assert document["batch_cost_usd"] == report.costs.batch_usd
+    assert document["batch_cost_usd"] == costs.batch_usd
     assert document["complete"] is True
     assert Path(document["results_path"]).is_absolute()
     assert Path(document["results_path"]).is_dir()
@@ -194,7 +190,7 @@ def test_an_empty_night(pipeline: Pipeline, tmp_path: Path) -> None:
     assert as_json(report)["savings_usd"] == 0
 
 
-def test_a_night_on_its_way_is_reported_as_not_complete(
+def test_a_night_on_its_way_is_reported_as_not_complete_and_without_what_is_about_to_be_collected(
     pipeline: Pipeline, sim: Simulator, source: Path
 ) -> None:
     spec = job(source, pilot=PILOT)
@@ -209,14 +205,6 @@ def test_a_night_on_its_way_is_reported_as_not_complete(
     assert report.costs.realtime_usd == sim.books.realtime_cost_usd > 0
     assert 0 < report.settled < report.items
 
-
-def test_a_file_that_is_about_to_be_collected_does_not_count_yet(
-    pipeline: Pipeline, sim: Simulator, source: Path
-) -> None:
-    spec = job(source, pilot=PILOT)
-    sim.hold()
-    night = run(pipeline, spec, PARTITION, wait=False).night
-    before = build_report(pipeline, spec, night)
     folder = paths.results(spec.name, PARTITION)
     with pipeline.ledger.read() as connection:
         [pending] = submissions.of_night(connection, night.id, State.ACCEPTED)
@@ -224,14 +212,20 @@ def test_a_file_that_is_about_to_be_collected_does_not_count_yet(
     data = pipeline.files.read(f"{folder}/{pilot.token}.parquet")
     assert data is not None
     pipeline.files.write(f"{folder}/{pending.batch_id}.parquet", data)
-    assert build_report(pipeline, spec, night).costs == before.costs
+    assert build_report(pipeline, spec, night).costs == report.costs
 
 
-def test_an_outdated_signal_of_completion_is_not_written(
-    pipeline: Pipeline, sim: Simulator, source: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_accounts_report_and_an_outdated_signal_of_completion_are_not_written(
+    pipeline: Pipeline, make_pipeline: MakePipeline, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = job(source)
     night = run(pipeline, spec, PARTITION).night
+    simulated = write_report(pipeline, spec, night)
+    other = make_pipeline(api=RealApi())
+    report = write_report(other, spec, steps.open_night(other, spec, PARTITION))
+    assert (report.account, report.items, report.set_aside) == ("default", 0, ())
+    assert read(pipeline, ".json") == to_json(simulated)
+
     built = []
 
     def build_while_another_process_takes_the_night_up(*given: Any) -> Report:
@@ -244,18 +238,6 @@ def test_an_outdated_signal_of_completion_is_not_written(
     assert not write_report(pipeline, spec, night).complete
     assert [report.complete for report in built] == [True, False]
     assert read_json(pipeline)["complete"] is False
-
-
-def test_another_accounts_report_is_left_alone(
-    pipeline: Pipeline, make_pipeline: MakePipeline, source: Path
-) -> None:
-    spec = job(source)
-    simulated = finished(pipeline, spec)
-    other = make_pipeline(api=RealApi())
-    night = steps.open_night(other, spec, PARTITION)
-    report = write_report(other, spec, night)
-    assert (report.account, report.items, report.set_aside) == ("default", 0, ())
-    assert read(pipeline, ".json") == to_json(simulated)
 
 
 def test_what_was_billed_is_told_by_model_way_and_use(

@@ -22,7 +22,7 @@ from batch_pipeline.flow.dataset.process_pool import (
 )
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.flow.dataset.pool_tasks import die, fail_at, square, square_into
-from batch_pipeline_tests.support import documents, write_rows
+from batch_pipeline_tests.support import documents, job, write_rows
 
 # A user's script that reads with two processes.
 SCRIPT = """
@@ -153,14 +153,21 @@ def test_an_unguarded_script_runs_a_night(sim: Simulator, tmp_path: Path) -> Non
         "from batch_pipeline.flow.dataset import input_dataset\n"
         "from batch_pipeline.flow.pipeline import Pipeline\n"
         "from batch_pipeline.flow.run import run\n"
-        "from batch_pipeline_tests import support\n"
+        "from batch_pipeline.jobs.spec import JobSpec\n"
+        "from batch_pipeline.settings import Settings\n"
         "input_dataset.PROCESSES_FROM_BYTES = 0\n"
-        "pipeline = Pipeline(support.settings(sys.argv[1], workers=2))\n"
-        "print(run(pipeline, support.job(sys.argv[2]), support.PARTITION).complete)\n"
+        "spec = JobSpec.model_validate_json(sys.argv[1])\n"
+        "print(run(Pipeline(Settings.from_environment()), spec, 'all').complete)\n"
     )
-    environ = {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": sim.url}
+    environ = {
+        "ANTHROPIC_API_KEY": "any",
+        "ANTHROPIC_BASE_URL": sim.url,
+        "BATCH_PIPELINE_HOME": str(tmp_path / "home"),
+        "BATCH_PIPELINE_POLL_SECONDS": "0.05",
+        "BATCH_PIPELINE_WORKERS": "2",
+    }
     ended = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "home"), str(source)],
+        [sys.executable, str(script), job(source).model_dump_json(exclude_unset=True)],
         env={**os.environ, **environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -20,6 +20,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, takeovers
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.ledger.takeovers import Takeover
 from batch_pipeline.simulator import Simulator
@@ -42,6 +43,8 @@ from batch_pipeline_tests.support import (
 )
 
 HOUR = 3_600.0
+# In three batches.
+ITEMS = 15
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def usual(pipeline: Pipeline, tmp_path: Path) -> None:
         nights.update_night(connection, night.id, partition="earlier")
 
 
-def auto(tmp_path: Path, count: int = 25, **declared: Any) -> JobSpec:
+def auto(tmp_path: Path, count: int = ITEMS, **declared: Any) -> JobSpec:
     usual: dict[str, Any] = {
         "mode": "auto",
         "deadline": "8h",
@@ -69,7 +72,7 @@ def auto(tmp_path: Path, count: int = 25, **declared: Any) -> JobSpec:
     return job(write_rows(tmp_path / "in.jsonl", documents(count)), **(usual | declared))
 
 
-def modes(sim: Simulator, pipeline: Pipeline, spec: JobSpec, count: int = 25) -> dict[str, int]:
+def modes(sim: Simulator, pipeline: Pipeline, spec: JobSpec, count: int = ITEMS) -> dict[str, int]:
     """How many rows came which way; the night is answered in full, once, to the last cent."""
     rows = by_id(results(pipeline, spec))
     assert set(rows) == {d["id"] for d in documents(count)}
@@ -84,45 +87,51 @@ def taken(pipeline: Pipeline, state: Progress) -> list[Takeover]:
         return list(takeovers.of_night(connection, state.night.id).values())
 
 
+def check_report(pipeline: Pipeline, spec: JobSpec, night: Night, realtime: int) -> None:
+    """The deadline was met by so many calls, which cost twice what they would have in batches."""
+    report = build_report(pipeline, spec, night)
+    assert report.deadline is not None
+    assert (report.deadline.met, report.deadline.requests) == (True, realtime)
+    assert report.deadline.realtime_usd == report.costs.realtime_usd
+    assert report.deadline.extra_usd * 2 == report.costs.realtime_usd
+
+
 @pytest.mark.usefixtures("usual")
-@pytest.mark.parametrize(("done", "kept"), [(0.4, 10), (1.0, 25)])
-def test_slow_batches_are_taken_over(
-    sim: Simulator, pipeline: Pipeline, spec: JobSpec, done: float, kept: int
-) -> None:
+def test_slow_batches_are_taken_over(sim: Simulator, pipeline: Pipeline, spec: JobSpec) -> None:
     sim.hold()
-    sim.set_done_at_cancel(done)
+    sim.set_done_at_cancel(0.4)
     state = run(pipeline, spec, PARTITION, wait=False)
-    assert (state.in_flight, state.waiting) == (25, 0)
+    assert (state.in_flight, state.waiting) == (15, 0)
     assert state.night.deadline_at == pytest.approx(state.at + 8 * HOUR, abs=60)
-    assert run(pipeline, spec, PARTITION, wait=False).in_flight == 25
+    assert run(pipeline, spec, PARTITION, wait=False).in_flight == 15
     assert not taken(pipeline, state)
 
     make_late(pipeline, PARTITION, seconds=60)
     state = run(pipeline, spec, PARTITION)
     assert state.complete
-    assert state.batches == len(taken(pipeline, state)) == 5
+    assert state.batches == len(taken(pipeline, state)) == 3
     assert {t.left_usd for t in taken(pipeline, state)} == {0}
-    expected = {"batch": kept, "realtime": 25 - kept}
-    assert modes(sim, pipeline, spec) == {way: n for way, n in expected.items() if n}
-    report = build_report(pipeline, spec, state.night)
-    assert report.deadline is not None
-    assert (report.deadline.met, report.deadline.requests) == (True, 25 - kept)
-    assert report.deadline.realtime_usd == report.costs.realtime_usd
-    # All of it was bought at twice the price of batches.
-    assert report.deadline.extra_usd * 2 == report.costs.realtime_usd
+    assert modes(sim, pipeline, spec) == {"batch": 6, "realtime": 9}
+    check_report(pipeline, spec, state.night, 9)
 
 
 @pytest.mark.usefixtures("usual")
-def test_how_long_a_cancel_takes_is_learned(
-    sim: Simulator, pipeline: Pipeline, spec: JobSpec
+def test_what_was_done_at_the_cancel_stays_and_how_long_a_cancel_takes_is_learned(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
+    spec = auto(tmp_path, 25)
     sim.hold()
+    sim.set_done_at_cancel(1.0)
     night = run(pipeline, spec, PARTITION, wait=False).night
     assumed = takeover.course(pipeline, spec, night).outlook
     assert assumed is not None
     assert assumed.cancel_seconds == ASSUMED_CANCEL_SECONDS
     make_late(pipeline, PARTITION, seconds=60)
-    assert run(pipeline, spec, PARTITION).complete
+    state = run(pipeline, spec, PARTITION)
+    assert state.complete
+    assert state.batches == len(taken(pipeline, state)) == 5
+    assert modes(sim, pipeline, spec, 25) == {"batch": 25}
+    check_report(pipeline, spec, state.night, 0)
     measured = takeover.course(pipeline, spec, night).outlook
     assert measured is not None
     times = [(s.cancel_requested_at, s.ended_at) for s in submissions_of(pipeline)]
@@ -135,19 +144,19 @@ def test_how_long_a_cancel_takes_is_learned(
 def test_what_is_not_sent_moves_at_once(
     sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec
 ) -> None:
-    """The queue takes 10 requests and is slow; the other 15 do not wait for it."""
+    """The queue takes 10 requests and is slow; the other 5 do not wait for it."""
     sim.hold()
     pipeline = make_pipeline(max_queued_requests=10)
     state = run(pipeline, spec, PARTITION, wait=False)
-    assert (state.in_flight, state.waiting) == (10, 15)
+    assert (state.in_flight, state.waiting) == (10, 5)
     make_late(pipeline, PARTITION, seconds=HOUR / 2)
     state = run(pipeline, spec, PARTITION, wait=False)
     # What is at the API has time to end by itself.
-    assert (state.in_flight, state.waiting, state.settled) == (10, 0, 15)
+    assert (state.in_flight, state.waiting, state.settled) == (10, 0, 5)
     assert not taken(pipeline, state)
     sim.release()
     assert run(pipeline, spec, PARTITION).complete
-    assert modes(sim, pipeline, spec) == {"batch": 10, "realtime": 15}
+    assert modes(sim, pipeline, spec) == {"batch": 10, "realtime": 5}
 
 
 def test_without_any_time_left_no_batch_is_made(
@@ -159,7 +168,7 @@ def test_without_any_time_left_no_batch_is_made(
     make_late(pipeline, PARTITION, seconds=HOUR / 2)
     state = run(pipeline, spec, PARTITION)
     assert (state.complete, state.batches) == (True, 0)
-    assert modes(sim, pipeline, spec) == {"realtime": 25}
+    assert modes(sim, pipeline, spec) == {"realtime": 15}
 
 
 @pytest.mark.usefixtures("usual")
@@ -168,14 +177,14 @@ def test_a_pilot_that_all_others_wait_for_is_hurried_too(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, via: str
 ) -> None:
     pilot = {"size": 2, "via": via, "max_error_rate": 1, "max_truncated_rate": 1}
-    spec = auto(tmp_path, pilot=pilot)
+    spec = auto(tmp_path, 20, pilot=pilot)
     sim.hold()
     sim.set_done_at_cancel(0)
     state = run(pipeline, spec, PARTITION, wait=False)
-    assert state.in_flight == (2 if via == "batch" else 23)
+    assert state.in_flight == (2 if via == "batch" else 18)
     make_late(pipeline, PARTITION, seconds=60)
     assert run(pipeline, spec, PARTITION).complete
-    assert modes(sim, pipeline, spec) == {"realtime": 25}
+    assert modes(sim, pipeline, spec, 20) == {"realtime": 20}
 
 
 @pytest.mark.usefixtures("usual")
@@ -184,12 +193,12 @@ def test_a_batch_whose_real_time_price_does_not_fit_the_budget_runs_on(
 ) -> None:
     sim.hold()
     sim.set_done_at_cancel(0)
-    spec = auto(tmp_path)
+    spec = auto(tmp_path, 25)
     state = run(pipeline, spec, PARTITION, wait=False)
     bound = sum(float(s.usd_bound) for s in submissions_of(pipeline) if s.state is State.ACCEPTED)
     # All are reserved at the batch price; that leaves room for two batches at twice the price.
     budget = {"max_usd_per_partition": round(bound * (1 + 2 * 2.1 / 5), 6)}
-    spec = auto(tmp_path, budget=budget)
+    spec = auto(tmp_path, 25, budget=budget)
     make_late(pipeline, PARTITION, seconds=60)
     state = run(pipeline, spec, PARTITION, wait=False)
     assert len(taken(pipeline, state)) == 2
@@ -197,7 +206,7 @@ def test_a_batch_whose_real_time_price_does_not_fit_the_budget_runs_on(
     # A batch that ends is billed less than its bound: that makes room for the next.
     sim.release()
     assert run(pipeline, spec, PARTITION).complete
-    assert modes(sim, pipeline, spec)["realtime"] >= 10
+    assert modes(sim, pipeline, spec, 25)["realtime"] >= 10
 
 
 @pytest.mark.usefixtures("usual")
@@ -225,34 +234,39 @@ def test_what_is_of_unknown_outcome_is_left_alone(
     assert len(taken(pipeline, state)) == 2
     sim.release()
     assert run(pipeline, spec, PARTITION).complete
-    assert modes(sim, pipeline, spec) == {"batch": 5, "realtime": 20}
+    assert modes(sim, pipeline, spec) == {"batch": 5, "realtime": 10}
 
 
 @pytest.mark.usefixtures("usual")
-@pytest.mark.parametrize("dies", ["before the cancel", "after the cancel"])
-def test_a_take_over_goes_on_after_a_death_in_its_midst(
-    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, dies: str
+def test_a_take_over_goes_on_after_deaths_before_and_after_a_cancel(
+    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec
 ) -> None:
     sim.hold()
     sim.set_done_at_cancel(0.4)
     first = make_pipeline()
     run(first, spec, PARTITION, wait=False)
     make_late(first, PARTITION, seconds=60)
-    honest = first.api_of("simulator").cancel_batch
 
-    def cancel(batch_id: str) -> BatchInfo:
-        if dies == "after the cancel":
-            honest(batch_id)
-        raise KeyboardInterrupt
+    def die_at_cancel(pipeline: Pipeline, *, after: bool) -> None:
+        api = pipeline.api_of("simulator")
+        honest = api.cancel_batch
 
-    first.api_of("simulator").cancel_batch = cancel  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        run(first, spec, PARTITION)
-    second = make_pipeline()
-    state = run(second, spec, PARTITION)
+        def cancel(batch_id: str) -> BatchInfo:
+            if after:
+                honest(batch_id)
+            raise KeyboardInterrupt
+
+        api.cancel_batch = cancel  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            run(pipeline, spec, PARTITION)
+
+    die_at_cancel(first, after=False)
+    die_at_cancel(make_pipeline(), after=True)
+    last = make_pipeline()
+    state = run(last, spec, PARTITION)
     assert state.complete
-    assert len(taken(second, state)) == 5
-    assert modes(sim, second, spec) == {"batch": 10, "realtime": 15}
+    assert len(taken(last, state)) == 3
+    assert modes(sim, last, spec) == {"batch": 6, "realtime": 9}
 
 
 @pytest.mark.usefixtures("usual")
@@ -268,11 +282,11 @@ def test_two_processes_take_over_once(
     assert {course.take_over for course in both} == {both[0].take_over}
     for pipeline in (first, second):
         steps.meet_deadline(pipeline, spec, state.night)
-    assert len(taken(first, state)) == 5
-    assert sum(path.endswith("/cancel") for _, path in faults.calls) == 5
+    assert len(taken(first, state)) == 3
+    assert sum(path.endswith("/cancel") for _, path in faults.calls) == 3
     assert run(second, spec, PARTITION).complete
     assert run(first, spec, PARTITION).complete
-    assert modes(sim, first, spec) == {"batch": 10, "realtime": 15}
+    assert modes(sim, first, spec) == {"batch": 6, "realtime": 9}
 
 
 @pytest.mark.usefixtures("usual")
@@ -288,27 +302,14 @@ def test_what_was_taken_over_stays_with_real_time_after_the_deadline(
     steps.meet_deadline(pipeline, spec, state.night)
     set_deadline(pipeline, PARTITION, seconds=-1)
     sim.release()
-    assert run(pipeline, spec, PARTITION).batches == 5
-    assert modes(sim, pipeline, spec) == {"batch": 10, "realtime": 15}
+    assert run(pipeline, spec, PARTITION).batches == 3
+    assert modes(sim, pipeline, spec) == {"batch": 6, "realtime": 9}
 
 
 @pytest.mark.usefixtures("usual")
-def test_after_the_deadline_batches_run_to_their_end(
+def test_nothing_is_taken_over_while_the_night_is_held_or_after_its_deadline(
     sim: Simulator, pipeline: Pipeline, spec: JobSpec
 ) -> None:
-    sim.hold()
-    run(pipeline, spec, PARTITION, wait=False)
-    make_late(pipeline, PARTITION, seconds=-1)
-    state = run(pipeline, spec, PARTITION, wait=False)
-    assert (state.in_flight, taken(pipeline, state)) == (25, [])
-    assert "missed" in state.describe()
-    sim.release()
-    assert run(pipeline, spec, PARTITION).complete
-    assert modes(sim, pipeline, spec) == {"batch": 25}
-
-
-@pytest.mark.usefixtures("usual")
-def test_a_held_night_takes_nothing_over(sim: Simulator, pipeline: Pipeline, spec: JobSpec) -> None:
     """Real time could not follow: what was cancelled would wait for a person."""
     sim.hold()
     state = run(pipeline, spec, PARTITION, wait=False)
@@ -318,3 +319,13 @@ def test_a_held_night_takes_nothing_over(sim: Simulator, pipeline: Pipeline, spe
     steps.meet_deadline(pipeline, spec, state.night)
     assert not taken(pipeline, state)
     assert "no credit" in (pipeline.refreshed(state.night).forecast or {})["not_taken_over"]
+
+    with pipeline.ledger.write() as connection:
+        accounts.lift_pause(connection, state.night.owner)
+    set_deadline(pipeline, PARTITION, seconds=-1)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert (state.in_flight, taken(pipeline, state)) == (15, [])
+    assert "missed" in state.describe()
+    sim.release()
+    assert run(pipeline, spec, PARTITION).complete
+    assert modes(sim, pipeline, spec) == {"batch": 15}

@@ -47,11 +47,11 @@ def approve(pipeline: Pipeline, spec: JobSpec, gate: Gate, reason: str = "it is 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Callable[..., JobSpec]:
-    """A job of 60 documents in batches of 10, of which two fit the queue of `small`."""
+    """A job of 60 documents in batches of 20, of which one fits the queue of `small`."""
     source = write_rows(tmp_path / "in.jsonl", documents(60))
 
     def make(**changes: Any) -> JobSpec:
-        declared = {"limits": {"max_requests_per_batch": 10}, "alerts": ALERTS}
+        declared = {"limits": {"max_requests_per_batch": 20}, "alerts": ALERTS}
         return job(source, **(declared | changes))
 
     return make
@@ -69,22 +69,22 @@ def test_a_systematic_failure_stops_the_night(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sim.set_faults(Faults.of(requests={"matching": [INVALID]}))
+    # Two batches are in flight when the first opens it.
+    declared = spec(limits={"max_requests_per_batch": 10})
     with pytest.raises(GateClosedError, match="the circuit breaker is open") as caught:
-        run(small, spec(), PARTITION)
+        run(small, declared, PARTITION)
     message = str(caught.value)
     assert "20 of 20 first attempts need a fix (100.0%, over 10.0%)" in message
     assert "most often invalid_request_error (20). 40 requests are held back" in message
     assert sum(f"\n  {d['id']}: " in message for d in documents(60)) == 3
     assert sim.books.accepted_requests == 20
     # What was in flight is collected, and the event is told once.
-    assert statuses(results(small, spec())) == {"errored": 20}
+    assert statuses(results(small, declared)) == {"errored": 20}
     assert caplog.text.count("the circuit breaker opened") == 1
 
-    for _ in range(2):  # run again as it is: nothing more goes out
+    for wait in (True, False):  # run again as it is: nothing more goes out
         with pytest.raises(GateClosedError):
-            run(small, spec(), PARTITION)
-        with pytest.raises(GateClosedError):
-            run(small, spec(), PARTITION, wait=False)
+            run(small, declared, PARTITION, wait=wait)
     assert sim.books.accepted_requests == 20
     assert caplog.text.count("the circuit breaker opened") == 1
 
@@ -120,12 +120,22 @@ def test_other_limits_are_looked_at_anew(
     assert not accepted_twice(sim)
 
 
-def test_an_approval_lets_the_night_go_and_is_reported(
+def test_an_approval_lets_the_night_go_and_is_reported_and_what_is_none_does_not(
     sim: Simulator, small: Pipeline, spec: Callable[..., JobSpec]
 ) -> None:
     declared = spec(max_tokens=1)
     with pytest.raises(GateClosedError):
         run(small, declared, PARTITION)
+    for given_for, gate, reason, said in (
+        (declared, Gate.BREAKER, "  ", "needs a reason"),
+        (declared, Gate.PILOT, "x", "pilot gate of review all is not closed"),
+        (spec(max_tokens=2), Gate.BREAKER, "x", "has changed since"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            approve(small, given_for, gate, reason)
+    with pytest.raises(GateClosedError):
+        run(small, declared, PARTITION)
+
     approve(small, declared, Gate.BREAKER)
     approve(small, declared, Gate.BREAKER, "the same again")
     state = run(small, declared, PARTITION)
@@ -206,28 +216,3 @@ def test_an_approved_pilot_is_not_an_approval_of_other_input(
     with pytest.raises(GateClosedError, match="the pilot's gate is closed"):
         run(small, declared, PARTITION)
     assert [s.engine for s in submissions_of(small)] == ["realtime", "realtime"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "gate", "reason", "said"),
-    [
-        ({}, Gate.BREAKER, "  ", "needs a reason"),
-        ({}, Gate.PILOT, "x", "pilot gate of review all is not closed"),
-        ({"max_tokens": 2}, Gate.BREAKER, "x", "has changed since"),
-    ],
-)
-def test_what_is_no_approval(
-    sim: Simulator,
-    small: Pipeline,
-    spec: Callable[..., JobSpec],
-    changes: dict[str, Any],
-    gate: Gate,
-    reason: str,
-    said: str,
-) -> None:
-    with pytest.raises(GateClosedError):
-        run(small, spec(max_tokens=1), PARTITION)
-    with pytest.raises(UsageError, match=said):
-        approve(small, spec(**({"max_tokens": 1} | changes)), gate, reason)
-    with pytest.raises(GateClosedError):
-        run(small, spec(max_tokens=1), PARTITION)

@@ -110,7 +110,13 @@ def test_bounds_follow_the_measured_tokens(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     pilot = {"size": 20, "max_error_rate": 1, "max_truncated_rate": 1}
-    spec = a_job(tmp_path, 200, pilot=pilot, budget={"max_usd_per_partition": 1})
+    spec = a_job(
+        tmp_path,
+        200,
+        pilot=pilot,
+        limits={"max_requests_per_batch": 100},
+        budget={"max_usd_per_partition": 1},
+    )
     assert run(pipeline, spec, PARTITION).complete
     sample, *rest = submissions_of(pipeline)
     assert sample.engine == "realtime"

@@ -11,7 +11,7 @@ import yaml
 
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import further_turns, manifests
+from batch_pipeline.flow.planning import further_turns, manifests, variants
 from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
@@ -102,8 +102,13 @@ def test_what_broke_the_schema_is_explained_once(
 
 @pytest.mark.parametrize("mode", ["batch", "realtime"])
 def test_a_paused_answer_goes_on_until_it_ends(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path, mode: str
+    sim: Simulator,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
 ) -> None:
+    monkeypatch.setattr(variants, "MOST_CONTINUATIONS", 3)
     source = write_rows(tmp_path / "in.jsonl", documents(5))
     often, always = ({"outcome": "pause_turn", "times": n} for n in (2, 20))
     sim.set_faults(faults(n0=often, n1=often, n2=always))
@@ -111,18 +116,18 @@ def test_a_paused_answer_goes_on_until_it_ends(
     state = run(pipeline, spec, PARTITION)
     assert state.statuses == {"succeeded": 4, "invalid_output": 1}
     rows = by_id(results(pipeline, spec))
-    assert [rows[f"Akte {n}/ä"]["attempt"] for n in range(5)] == [3, 3, 11, 1, 1]
+    assert [rows[f"Akte {n}/ä"]["attempt"] for n in range(5)] == [3, 3, 4, 1, 1]
     details = [rows[f"Akte {n}/ä"]["details"] for n in range(5)]
     assert [orjson.loads(each or b"{}").get("continued") for each in details] == [
         2,
         2,
-        10,
+        3,
         None,
         None,
     ]
     [letter] = dead_letters(pipeline, spec)
     assert letter["error_type"] == "stop_reason:pause_turn"
-    assert letter["error_message"] == "the answer paused 11 times without an end"
+    assert letter["error_message"] == "the answer paused 4 times without an end"
     # Text that came before a pause belongs to the answer.
     with pipeline.ledger.read() as connection:
         waves = shards.list_shards(connection, state.night.id)

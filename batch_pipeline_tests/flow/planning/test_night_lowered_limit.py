@@ -43,16 +43,16 @@ def test_what_waits_is_cut_anew_and_bought_once(
 def test_a_pilot_that_waits_is_drawn_anew(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    source = write_rows(tmp_path / "in.jsonl", documents(100))
+    source = write_rows(tmp_path / "in.jsonl", documents(60))
     pilot = {"size": 10, "via": "batch", "max_error_rate": 1, "max_truncated_rate": 1}
     with pytest.raises(GateClosedError):
         run(
             make_pipeline(), job(source, pilot=pilot, budget={"max_usd_per_month": 1e-6}), PARTITION
         )
-    pipeline = make_pipeline(max_queued_requests=4)
+    pipeline = make_pipeline(max_queued_requests=5)
     limits = {"max_requests_per_batch": 30}
     state = run(pipeline, job(source, pilot=pilot, limits=limits), PARTITION)
-    assert (state.complete, state.succeeded) == (True, 100)
-    assert max(s.requests for s in submissions_of(pipeline)) == 4
-    assert sim.books.accepted_requests == 100
+    assert (state.complete, state.succeeded) == (True, 60)
+    assert max(s.requests for s in submissions_of(pipeline)) == 5
+    assert sim.books.accepted_requests == 60
     assert not accepted_twice(sim)

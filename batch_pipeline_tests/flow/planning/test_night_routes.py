@@ -217,7 +217,7 @@ def test_failures_within_the_share_do_not_open_the_breaker_of_a_night_in_small_b
         output_schema=SCHEMA,
         routes=[{"where": "kind = 'short'", "max_tokens": 1}],
         escalate={"max_share": 0.25},
-        limits={"max_requests_per_batch": 2},
+        limits={"max_requests_per_batch": 4},
         alerts={"after_items": 4},
     )
     state = run(pipeline, spec, PARTITION)

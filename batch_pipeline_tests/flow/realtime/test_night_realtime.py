@@ -120,12 +120,12 @@ def test_what_passes_is_waited_out(
     count = ERROR_TRIES - 1
     script = [{"kind": "normal", "times": 10}, {**fault, "times": count}]
     sim.set_faults(Declared.of(messages={"script": script}))
-    spec = realtime(tmp_path)
+    spec = realtime(tmp_path, 20)
     state = run(pipeline, spec, PARTITION)
-    assert state.statuses == {"succeeded": ITEMS}
+    assert state.statuses == {"succeeded": 20}
     assert sum(sim.books.faults.values()) == count
     # Only an answer that was billed and could not be read is bought again.
-    twice = sim.books.billed_requests - ITEMS
+    twice = sim.books.billed_requests - 20
     assert twice == (count if fault["kind"] == "unreadable" else 0)
     assert {row["attempt"] for row in results(pipeline, spec)} == {1}
 
@@ -324,8 +324,8 @@ def test_a_key_that_is_revoked_stops_the_night_and_loses_nothing(
 def test_a_night_that_is_held_meanwhile_asks_nothing_more(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
 ) -> None:
-    sim.set_latency(0.05)
-    spec = realtime(tmp_path, 400, limits={"max_requests_per_batch": 100})
+    sim.set_latency(0.1)
+    spec = realtime(tmp_path, 200, limits={"max_requests_per_batch": 50})
     pipeline, other = make_pipeline(), make_pipeline()
     # Now: from within the simulator its own loop would have to answer.
     night = steps.open_night(other, spec, PARTITION)
@@ -342,12 +342,12 @@ def test_a_night_that_is_held_meanwhile_asks_nothing_more(
     state = run(pipeline, spec, PARTITION)
     assert not state.complete
     assert (state.in_flight, state.to_collect) == (0, 0)
-    assert 20 <= state.settled == sim.books.billed_requests < 400
+    assert 20 <= state.settled == sim.books.billed_requests < 200
     assert len(results(pipeline, spec)) == state.settled
 
     state = run(pipeline, spec, PARTITION, resume=True)
-    assert state.statuses == {"succeeded": 400}
-    assert sim.books.billed_requests == 400
+    assert state.statuses == {"succeeded": 200}
+    assert sim.books.billed_requests == 200
 
 
 def test_a_held_night_closes_what_a_dead_process_left(
@@ -392,7 +392,7 @@ def test_two_processes_on_one_night_share_its_shards(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
     sim.set_latency(0.01)
-    spec = realtime(tmp_path, 200)
+    spec = realtime(tmp_path, 120)
     first, second = make_pipeline(), make_pipeline()
     night = steps.open_night(first, spec, PARTITION)
     night_input.take_input(first, spec, night)
@@ -406,7 +406,7 @@ def test_two_processes_on_one_night_share_its_shards(
     for worker in workers:
         worker.join()
     assert ends == [True, True]
-    assert statuses(results(first, spec)) == {"succeeded": 200}
+    assert statuses(results(first, spec)) == {"succeeded": 120}
     assert sim.books.billed_more_than_once == []
     holders = Counter(submission.holder for submission in submissions_of(first))
     assert set(holders) == {first.holder, second.holder}

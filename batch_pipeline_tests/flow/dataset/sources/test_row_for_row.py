@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.sources.frames import FramesSource, keep
+from batch_pipeline.flow.night_input import take_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.steps import open_night
@@ -150,16 +151,13 @@ def test_what_went_in_comes_out_row_for_row(
     source: str,
 ) -> None:
     spec = job("", input=SOURCES[source](Place(tmp_path, pipeline, request), ROWS))
-    run(pipeline, spec, PARTITION)
+    take_input(pipeline, spec, open_night(pipeline, spec, PARTITION))
     wanted = [as_text(row) for row in ROWS] if source == "csv" else ROWS
     assert taken(pipeline, spec) == {row["id"]: row for row in wanted}
-    assert [row["id"] for row in results(pipeline, spec)] == sorted(row["id"] for row in ROWS)
-    assert sim.books.accepted_requests == len(ROWS)
-    assert not accepted_twice(sim)
 
 
-def test_a_copy_in_a_remote_home_is_read_from_there(
-    make_pipeline: MakePipeline, tmp_path: Path, request: pytest.FixtureRequest
+def test_a_copy_in_a_remote_home_is_read_from_there_and_each_row_has_its_result(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     ledger = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     pipeline = make_pipeline(home=f"memory://home-{uuid.uuid4().hex}", ledger_url=ledger)
@@ -167,6 +165,9 @@ def test_a_copy_in_a_remote_home_is_read_from_there(
     run(pipeline, spec, PARTITION)
     assert taken(pipeline, spec) == {row["id"]: row for row in ROWS}
     assert not (tmp_path / "home").exists()
+    assert [row["id"] for row in results(pipeline, spec)] == sorted(row["id"] for row in ROWS)
+    assert sim.books.accepted_requests == len(ROWS)
+    assert not accepted_twice(sim)
 
 
 def test_types_that_json_lacks_keep_their_digits(pipeline: Pipeline) -> None:
@@ -182,7 +183,7 @@ def test_types_that_json_lacks_keep_their_digits(pipeline: Pipeline) -> None:
     )
     spec = job("", input={"asset": {"key": "raw/x"}})
     keep(pipeline.files, "review", PARTITION, FramesSource("raw/x", [table]), "v1")
-    run(pipeline, spec, PARTITION)
+    take_input(pipeline, spec, open_night(pipeline, spec, PARTITION))
     assert taken(pipeline, spec) == {
         "a": {
             "id": "a",
