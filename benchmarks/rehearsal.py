@@ -87,7 +87,8 @@ def rehearse(options: argparse.Namespace, folder: Path) -> None:
         flush=True,
     )
     limits = {"max_requests_per_batch": options.requests}
-    jobs = declare(folder / "jobs", source / "*.parquet", limits=limits, pilot={"size": 100})
+    further = {"limits": limits, "pilot": {"size": 100}, "spread": options.workers}
+    jobs = declare(folder / "jobs", source / "*.parquet", **further)
     with (
         _simulator(options, folder / "simulator") as (url, simulator),
         places(options.home_at, options.ledger) as where,

@@ -113,7 +113,8 @@ def read_share(pipeline: Pipeline, spec: JobSpec, night: Night) -> int:
     reading = _reading_of(pipeline, night)
     if reading is None or not reading.pieces:
         return 0
-    return shared_reading.Worker(pipeline, spec, night, reading).work()
+    worker = _worker(pipeline, spec, night, reading)
+    return 0 if worker is None else worker.work()
 
 
 def end_input(
@@ -145,7 +146,9 @@ def _end_shared(
     former = results_folder.former_account(pipeline, night)
     night, current, _ = _as_it_is(pipeline, night)
     found = _Found(night, current, former)
-    worker = shared_reading.Worker(pipeline, spec, night, reading)
+    worker = _worker(pipeline, spec, night, reading)
+    if worker is None:
+        return None
     with (
         suppress(results_folder.NightChangedError),
         worker.put_together(found.former) as whole,
@@ -159,6 +162,15 @@ def _end_shared(
 def _reading_of(pipeline: Pipeline, night: Night) -> Reading | None:
     with pipeline.ledger.read() as connection:
         return readings.of_night(connection, night.id)
+
+
+def _worker(
+    pipeline: Pipeline, spec: JobSpec, night: Night, reading: Reading
+) -> shared_reading.Worker | None:
+    """A worker for a reading; None where another process has finished it meanwhile."""
+    with suppress(FileNotFoundError):
+        return shared_reading.Worker(pipeline, spec, night, reading)
+    return None
 
 
 def _drop_readings_of_other_input(pipeline: Pipeline, spec: JobSpec, found: _Found) -> None:

@@ -276,11 +276,12 @@ def note_accepted(connection: Connection, name: str) -> None:
 
 
 def likely(connection: Connection, declared: str) -> str:
-    """The owner of what is sent with keys that the API has told nothing of: the declared one,
-    unless the ledger knows one other alone."""
-    owner = sa.func.coalesce(tables.account.c.owner, tables.account.c.name)
-    known = set(connection.scalars(sa.select(owner).where(tables.account.c.sends)))
-    return known.pop() if len(known) == 1 else declared
+    """The owner of what a key sends that the API has told nothing of: the declared one, unless the
+    ledger knows one other alone."""
+    columns = tables.account.c
+    owner = sa.func.coalesce(columns.owner, columns.name)
+    known = list(connection.scalars(sa.select(owner).where(columns.sends).distinct()))
+    return known[0] if len(known) == 1 else declared
 
 
 def note_workspace(connection: Connection, name: str, seen: str, *, in_flight: bool) -> None:

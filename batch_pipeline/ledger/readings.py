@@ -156,8 +156,8 @@ def claim_left(
 ) -> Claim | None:
     """Claim a piece that another worker has begun and left, or None.
 
-    It may be what has ended that worker. `is_gone` tells of the holder of a claim whether its
-    process has certainly ended.
+    It may be what has ended that worker; those that have ended fewest come first. `is_gone` tells
+    of the holder of a claim whether its process has certainly ended.
     """
     return _free(connection, reading, holder, lease_seconds, is_gone, _is_piece(reading))
 
@@ -307,7 +307,7 @@ def _first_claimed(
     query = (
         sa.select(columns.number, columns.place, columns.fence, columns.tries)
         .where(*_unfinished(reading.id), *which)
-        .order_by(columns.number)
+        .order_by(columns.tries, columns.number)
         .limit(1)
     )
     row = connection.execute(query).first()

@@ -19,12 +19,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from fsspec.config import conf
-from fsspec.core import url_to_fs
-
 from batch_pipeline.errors import UsageError
 from batch_pipeline.safe_text import get_logger, redacted
-from batch_pipeline.storage import staging
+from batch_pipeline.storage import remote, staging
 from batch_pipeline.storage.durable import (
     close_to_others,
     flush,
@@ -32,7 +29,6 @@ from batch_pipeline.storage.durable import (
     make_folder,
     shared_with_group,
 )
-from batch_pipeline.storage.remote import PatientFileSystem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,9 +39,6 @@ log = get_logger(__name__)
 STAGING = ".staging"
 # Longer than any upload or download lasts: older files were left by a process that died.
 STAGING_MAX_AGE_SECONDS = 48 * 3600
-# s3fs waits for 15 s, in which a file of some MB may not be through a slow line yet; and repeating
-# is what `PatientFileSystem` does.
-S3_CONFIG = {"read_timeout": 120, "retries": {"total_max_attempts": 1}}
 
 
 class Files:
@@ -57,13 +50,12 @@ class Files:
         self._fs: Any = None
         if self.is_remote:
             try:
-                fs, self._root = _opened(self.home)
+                self._fs, self._root = remote.opened(self.home, f"The home {redacted(self.home)}")
             except (ImportError, ValueError) as error:
                 raise UsageError(
                     f"BATCH_PIPELINE_HOME is {self.home}, which cannot be used: {error}. For s3:// "
                     "and gs:// install batch-pipeline[s3] or batch-pipeline[gcs]."
                 ) from error
-            self._fs = PatientFileSystem(fs, redacted(self.home))
         else:
             self._root = self.home
         self._shared = 0 if self.is_remote else shared_with_group(Path(self._root))
@@ -364,25 +356,8 @@ class Files:
         from pyarrow.fs import FSSpecHandler, PyFileSystem  # noqa: PLC0415
 
         filesystem = PyFileSystem(FSSpecHandler(self._fs))
-        remote = [f"{self._root}/{p}" for p in paths]
-        return ds.dataset(remote, schema=schema, format="parquet", filesystem=filesystem)
-
-
-def _opened(home: str) -> tuple[Any, str]:
-    """The filesystem of a remote home, and the folder in it.
-
-    It keeps no listings: one that is kept hides what other processes have written since.
-    """
-    if home.startswith(("s3://", "s3a://")):
-        told = conf.get("s3", {}).get("config_kwargs", {})
-        fs, root = url_to_fs(home, use_listings_cache=False, config_kwargs={**S3_CONFIG, **told})
-        fs.retries = 1
-        return fs, str(root)
-    try:
-        return cast("tuple[Any, str]", url_to_fs(home, use_listings_cache=False))
-    except TypeError:
-        # SFTP, which keeps none, hands all options to its connection.
-        return cast("tuple[Any, str]", url_to_fs(home))
+        names = [f"{self._root}/{p}" for p in paths]
+        return ds.dataset(names, schema=schema, format="parquet", filesystem=filesystem)
 
 
 def _modified(info: Mapping[str, Any]) -> float:

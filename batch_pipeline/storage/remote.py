@@ -23,6 +23,8 @@ from typing import Any, TypeVar, cast
 
 import tenacity
 from fsspec import AbstractFileSystem
+from fsspec.config import conf
+from fsspec.core import url_to_fs
 
 from batch_pipeline.errors import StorageError
 from batch_pipeline.safe_text import get_logger
@@ -39,6 +41,9 @@ REMOVED_AT_ONCE = 8
 # A HEAD request that is still refused after new credentials is refused for something else.
 GUESSES = 3
 
+# s3fs waits for 15 s, in which a file of some MB may not be through a slow line yet; and repeating
+# is what `PatientFileSystem` does.
+S3_CONFIG = {"read_timeout": 120, "retries": {"total_max_attempts": 1}}
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 # Error codes of S3 that do not say by their HTTP status that they pass.
 _PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
@@ -127,6 +132,32 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
+def opened(url: str, what: str) -> tuple[PatientFileSystem, str]:
+    """The filesystem of a URL, and the path in it; `what` names it in messages.
+
+    It keeps no listings: one that is kept hides what other processes have written since. Raises
+    ImportError and ValueError where it cannot be opened.
+    """
+    options: dict[str, Any] = {"use_listings_cache": False}
+    outer, *chained = url.split("::")
+    of_s3 = [link.startswith(("s3://", "s3a://")) for link in (outer, *chained)]
+    if any(of_s3):
+        told = conf.get("s3", {}).get("config_kwargs", {})
+        of_store = {"use_listings_cache": False, "config_kwargs": {**S3_CONFIG, **told}}
+        # In a chain (`zip://…::s3://…`) options are given by protocol.
+        options = of_store if of_s3[0] else {"s3": of_store}
+    elif chained:
+        options = {}
+    try:
+        fs, path = url_to_fs(url, **options)
+    except TypeError:
+        # SFTP, which keeps none, hands all options to its connection.
+        fs, path = url_to_fs(url)
+    if of_s3[0]:
+        fs.retries = 1
+    return PatientFileSystem(fs, what), str(path)
+
+
 class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A filesystem whose calls are repeated while the store fails in a way that may pass.
 
@@ -135,10 +166,11 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     cachable = False
 
-    def __init__(self, fs: Any, home: str) -> None:
+    def __init__(self, fs: Any, what: str) -> None:
+        """`what` names the store in messages: "The home s3://…"."""
         super().__init__()
         self.protocol = fs.protocol
-        self._fs, self._home = fs, home
+        self._fs, self._what = fs, what
         self._renewing = threading.Lock()
         self._renewed_at = 0.0
 
@@ -164,13 +196,13 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         def told(state: tenacity.RetryCallState) -> None:
             if state.attempt_number == 1 and state.outcome is not None:
                 said = str(state.outcome.exception()).strip().partition("\n")[0]
-                log.warning("%s fails, asked again for a while: %s", self._home, said)
+                log.warning("%s fails, asked again for a while: %s", self._what, said)
 
         def gave_up(state: tenacity.RetryCallState) -> T:
             assert state.outcome is not None
             error = state.outcome.exception()
             raise StorageError(
-                f"The home {self._home} has failed for {time.monotonic() - began:.0f} s "
+                f"{self._what} has failed for {time.monotonic() - began:.0f} s "
                 f"({str(error).strip().partition(chr(10))[0]}). Nothing is lost: run again once "
                 "the store is in order, that goes on from here."
             ) from error
@@ -306,6 +338,9 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     def modified(self, path: str) -> Any:
         return self.patiently(lambda: self._fs.modified(path))
+
+    def ukey(self, path: str) -> Any:
+        return self.patiently(lambda: self._fs.ukey(path))
 
     def unstrip_protocol(self, name: str) -> str:
         return str(self._fs.unstrip_protocol(name))

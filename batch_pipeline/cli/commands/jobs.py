@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from batch_pipeline.cli import opening
+from batch_pipeline.cli import opening, spread_warnings
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import COMPLETE, USAGE, Output
 from batch_pipeline.cli.savings import show_savings
@@ -61,6 +61,7 @@ def validate(
         context.obj.say("mode: auto without a deadline is the same as mode: batch.")
     if sources.notice is not None:
         warnings.append(sources.notice)
+    warnings += spread_warnings.of(pipeline.settings, spec, sources)
     if not snapshot.items:
         warnings.append("the input has no rows")
     if snapshot.items and not snapshot.asked:

@@ -21,7 +21,6 @@ from batch_pipeline.flow.dataset.reading.files import Copied, Kind, SourceFile, 
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section
 from batch_pipeline.jobs.inputs import CsvSpec
 from batch_pipeline.ledger.readings import Done, Place
-from batch_pipeline.storage.files import Files
 
 # The files of a reading's folder beside those of its pieces.
 PIECES, ABOUT = "pieces", "sources.json"
@@ -46,12 +45,6 @@ def sources_of(about: dict[str, Any], files: Sequence[SourceFile]) -> Sources:
     if copied is not None:
         copied = Copied(**{**copied, "parts": tuple(map(tuple, copied["parts"]))})
     return Sources(tuple(files), tuple(about["left_out"]), copied)
-
-
-def read_json(files: Files, path: str) -> dict[str, Any]:
-    # Not orjson: names of files need not be UTF-8.
-    found: dict[str, Any] = json.loads(files.read(path) or b"{}")
-    return found
 
 
 def write_plan(path: Path, pieces: Iterable[Piece]) -> list[Place]:

@@ -52,7 +52,6 @@ from batch_pipeline.flow.dataset.shared_plan import (
     named,
     part_names,
     piece_in,
-    read_json,
     signatures_name,
     sources_of,
     to_json,
@@ -160,13 +159,15 @@ class Worker:
     """One of the workers that read an input.
 
     Raises UsageError where this worker would read rows otherwise than the reading was begun, and
-    InputDataError for what stops the night.
+    InputDataError for what stops the night. FileNotFoundError where the reading is over already.
     """
 
     def __init__(self, pipeline: Pipeline, spec: JobSpec, night: Night, reading: Reading) -> None:
         self._pipeline, self._spec, self._night, self._reading = pipeline, spec, night, reading
         self._holder = f"{pipeline.holder}:{uuid.uuid4().hex[:8]}"
-        about = read_json(pipeline.files, f"{_folder(reading)}/{ABOUT}")
+        with pipeline.files.open(f"{_folder(reading)}/{ABOUT}") as file:
+            # Not orjson: names of files need not be UTF-8.
+            about = json.load(file)
         self._input = sources_of(about, ())
         if not reading.key.startswith(_how(pipeline, spec, night, self._input)):
             raise UsageError(
@@ -180,23 +181,36 @@ class Worker:
 
     def work(self) -> int:
         """Prepare pieces until there is none that could be claimed now; returns how many."""
-        with self._at_work() as desk:
-            count, after = 0, -1
+        try:
+            with self._at_work() as desk:
+                return self._work_at(desk)
+        except FileNotFoundError:
+            # Another worker has finished the reading meanwhile, or has dropped it.
+            if _as_it_is(self._pipeline, self._reading) is not None:
+                raise
+            return 0
 
-            def new_ones() -> Iterator[Claim]:
-                nonlocal after
-                while (claim := self._claim(readings.claim_next, after)) is not None:
-                    after = claim.number
-                    yield claim
+    def _work_at(self, desk: _Desk) -> int:
+        count, after = 0, -1
 
-            with suppress(WorkerDiedError):
+        def new_ones() -> Iterator[Claim]:
+            nonlocal after
+            while (claim := self._claim(readings.claim_next, after)) is not None:
+                after = claim.number
+                yield claim
+
+        while True:
+            try:
                 count += self._prepare(desk, new_ones(), self._processes)
-            # What has ended a worker is read one piece at a time, in a process of its own: so it is
-            # found out which piece it is.
-            while (claim := self._claim(readings.claim_left, is_gone)) is not None:
-                self._refuse_after_many_tries(claim)
-                with suppress(WorkerDiedError):
-                    count += self._prepare(desk, [claim], 1, apart=True)
+                break
+            except WorkerDiedError as error:
+                log.warning("%s %s: %s", self._spec.name, self._night.partition, error)
+        # What has ended a worker is read one piece at a time, in a process of its own: so it is
+        # found out which piece it is.
+        while (claim := self._claim(readings.claim_left, is_gone)) is not None:
+            self._refuse_after_many_tries(claim)
+            with suppress(WorkerDiedError):
+                count += self._prepare(desk, [claim], 1, apart=True)
         return count
 
     @contextmanager
@@ -278,11 +292,9 @@ class Worker:
             ) as made:
                 for result in made:
                     with self._pipeline.ledger.write() as connection:
-                        readings.done(connection, under_way[0], result)
+                        count += readings.done(connection, under_way[0], result)
                     under_way.popleft()
-                    count += 1
-        except WorkerDiedError as error:
-            log.warning("%s %s: %s", self._spec.name, self._night.partition, error)
+        except WorkerDiedError:
             self._let_go(under_way, blameless=False)
             raise
         except BaseException as error:

@@ -177,3 +177,9 @@ def test_an_unguarded_script_runs_a_night(sim: Simulator, tmp_path: Path) -> Non
     assert ended.stdout == "True\n"
     assert "proper idiom" in ended.stderr  # of the process that found out
     assert (sim.books.accepted_requests, sim.books.billed_more_than_once) == (12, [])
+
+
+def test_one_process_may_be_one_of_its_own() -> None:
+    [(squared, process)] = map_in_processes(square, [(3,)], 1, apart=True)
+    assert squared == 9
+    assert process != os.getpid()

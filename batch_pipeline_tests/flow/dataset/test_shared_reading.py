@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from batch_pipeline.errors import InputDataError, UsageError
+from batch_pipeline.flow import night_input, publishing, steps
 from batch_pipeline.flow.dataset import input_dataset, shared_reading
+from batch_pipeline.flow.dataset.process_pool import WorkerDiedError
 from batch_pipeline.flow.dataset.reading import splits
+from batch_pipeline.flow.dataset.reading.splits import Piece
 from batch_pipeline.flow.dataset.shared_reading import Worker, workers_wanted
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, readings
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.readings import Reading
+from batch_pipeline.ledger.readings import MOST_TRIES, Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.simulator import Simulator
+from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, together, write_rows
 
 Open = Callable[..., Pipeline]
+# A process dies at each of so many points: at every one takes half a minute.
+EACH = int(os.environ.get("EACH_POINT", "6"))
 
 
 @pytest.fixture
@@ -30,6 +43,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "_LEAST_BYTES", 500)
     monkeypatch.setattr(splits, "_FILE_BYTES", 0)
     monkeypatch.setattr(shared_reading, "LOOK_SECONDS", 0.01)
+    # fsspec's memory is that of one process.
+    monkeypatch.setattr(shared_reading, "map_in_processes", in_this_process)
+
+
+def in_this_process(function: Any, tasks: Any, _count: int, **_: Any) -> Any:
+    return (function(*task) for task in tasks)
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -131,6 +150,217 @@ def test_two_workers_make_the_same_snapshot_as_one(
     assert not pipeline.files.list(f".readings/{reading.token}", "")
     with pipeline.ledger.read() as connection:
         assert readings.of_night(connection, reading.night_id) is None
+
+
+class DiedError(BaseException):
+    """The process ends here."""
+
+
+class Death:
+    """Ends the process after the n-th thing that other processes see of it: a file of the home, or
+    a transaction."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.seen, self._number = 0, number
+        write = Ledger.write
+
+        @contextmanager
+        def dying(ledger: Ledger) -> Iterator[Any]:
+            with write(ledger) as connection:
+                yield connection
+            self.point()
+
+        monkeypatch.setattr(Ledger, "write", dying)
+        for name in ("publish", "copy", "link", "remove"):
+            monkeypatch.setattr(Files, name, self._around(getattr(Files, name)))
+
+    def point(self) -> None:
+        if self.seen == self._number:
+            raise DiedError
+        self.seen += 1
+
+    def _around(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def dying(*arguments: Any) -> Any:
+            result = work(*arguments)
+            self.point()
+            return result
+
+        return dying
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_worker_may_die_after_each_file_and_transaction(
+    sim: Simulator, open_home: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(20)), spread=2)
+    one = read_by_one(open_home(), spec)
+    living = open_home()
+    monkeypatch.setattr(
+        shared_reading, "is_gone", lambda holder: not holder.startswith(living.holder)
+    )
+    at = 0
+    while True:
+        with monkeypatch.context() as patched:
+            death = Death(patched, at)
+            try:
+                dying = open_home()
+                night_input.take_input(dying, spec, steps.open_night(dying, spec, PARTITION))
+            except DiedError:
+                died = True
+            else:
+                died = False
+        taken = night_input.take_input(
+            living, spec, steps.open_night(living, spec, PARTITION), again=not died
+        )
+        assert (taken.snapshot.folder, files_of(living, taken.snapshot)) == (one[0].folder, one[1])
+        with living.ledger.write() as connection:
+            assert not readings.tokens(connection, 1e9)
+            connection.execute(sa.update(tables.night).values(snapshot_id=None))
+            connection.execute(sa.delete(tables.snapshot))
+        living.files.remove(taken.snapshot.folder)
+        publishing.sweep(living)
+        assert not living.files.glob(".readings/*/*")
+        if not died:
+            break
+        at += EACH
+    assert death.seen > 20
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_worker_that_wakes_up_changes_nothing(
+    open_home: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(an_input(tmp_path), spread=2)
+    one = read_by_one(open_home(), spec)
+    stale, other = open_home(), open_home()
+    reading = begun(stale, spec)
+    monkeypatch.setattr(shared_reading, "is_gone", lambda holder: holder.startswith(stale.holder))
+    prepare = shared_reading.prepare_claimed
+    taken: list[NewSnapshot] = []
+
+    def freeze(*arguments: Any) -> dict[str, Any]:
+        monkeypatch.setattr(shared_reading, "prepare_claimed", prepare)
+        taken.append(put_together(other, spec, reading))
+        return prepare(*arguments)
+
+    monkeypatch.setattr(shared_reading, "prepare_claimed", freeze)
+    assert a_worker(stale, spec, reading).work() == 0
+    assert (taken[0], files_of(other, taken[0])) == one
+    publishing.sweep(other)
+    assert not other.files.glob(".readings/*/*")
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_piece_that_ends_three_workers_is_named_and_the_others_are_read(
+    open_home: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(an_input(tmp_path), spread=2)
+    pipeline = open_home()
+    reading = begun(pipeline, spec)
+    prepare = shared_reading.prepare_claimed
+    ended: list[int] = []
+
+    def kill(piece: Piece, number: int, *about: Any) -> dict[str, Any]:
+        if number == 2:
+            ended.append(number)
+            raise WorkerDiedError("killed")
+        return prepare(piece, number, *about)
+
+    monkeypatch.setattr(shared_reading, "prepare_claimed", kill)
+    with pytest.raises(InputDataError, match=r"read bytes 2,0.* of .*a\.jsonl has ended 3 workers"):
+        a_worker(pipeline, spec, reading).work()
+    assert len(ended) == MOST_TRIES
+    with pytest.raises(InputDataError, match="has ended 3 workers"):
+        put_together(pipeline, spec, reading)
+    with pipeline.ledger.read() as connection:
+        assert readings.left(connection, reading) == 1
+
+    # With more memory it is tried again, and what was read is not read again.
+    monkeypatch.setattr(shared_reading, "prepare_claimed", prepare)
+    assert begun(pipeline, spec).token == reading.token
+    assert a_worker(pipeline, spec, reading).work() == 1
+    assert put_together(pipeline, spec, reading).items == 104
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_stops_the_night_is_told_to_all_workers(open_home: Open, tmp_path: Path) -> None:
+    rows: list[Any] = [*documents(40), b"{broken", *documents(40, start=40)]
+    spec = job(write_rows(tmp_path / "in.jsonl", rows), spread=2)
+    first, second = open_home(), open_home()
+    reading = begun(first, spec)
+    with pytest.raises(InputDataError, match="line 41: not JSON"):
+        a_worker(first, spec, reading).work()
+    assert a_worker(second, spec, reading).work() == 0
+    with pytest.raises(InputDataError, match="line 41: not JSON"):
+        put_together(second, spec, reading)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_worker_with_another_declaration_is_refused(open_home: Open, tmp_path: Path) -> None:
+    spec = job(an_input(tmp_path), spread=2)
+    reading = begun(open_home(), spec)
+    with pytest.raises(UsageError, match="Give all workers the same code and the same jobs"):
+        a_worker(open_home(), spec.model_copy(update={"max_tokens": 7}), reading)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_two_processes_that_take_the_input_at_once_read_it_together(
+    sim: Simulator, open_home: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(an_input(tmp_path), spread=2)
+    prepared: list[int] = []
+    prepare = shared_reading.prepare_claimed
+
+    def note(piece: Piece, number: int, *about: Any) -> dict[str, Any]:
+        prepared.append(number)
+        return prepare(piece, number, *about)
+
+    monkeypatch.setattr(shared_reading, "prepare_claimed", note)
+    taken: list[night_input.InputTaken] = []
+
+    def take() -> None:
+        pipeline = open_home()
+        night = steps.open_night(pipeline, spec, PARTITION)
+        taken.append(night_input.take_input(pipeline, spec, night))
+
+    together(take, take)
+    assert sorted(prepared) == list(range(len(prepared)))
+    assert len({each.snapshot.id for each in taken}) == 1
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_the_steps_of_a_night_hand_nothing_to_each_other(
+    sim: Simulator, open_home: Open, tmp_path: Path
+) -> None:
+    source = an_input(tmp_path)
+    spec = job(source, spread=2)
+
+    def step(work: Callable[..., Any], **options: Any) -> Any:
+        pipeline = open_home()
+        return work(pipeline, spec, steps.open_night(pipeline, spec, PARTITION), **options)
+
+    assert step(night_input.begin_input).workers == 2
+    assert step(night_input.read_share) > 6
+    assert step(night_input.read_share) == 0
+    first = step(night_input.end_input)
+    assert (first.note, first.snapshot.items) == ("input read", 104)
+    # Nothing was begun, or another process has ended it.
+    assert step(night_input.read_share) == 0
+    assert step(night_input.end_input).note == "input unchanged"
+    kept = step(night_input.begin_input)
+    assert (kept.workers, kept.kept.note) == (0, "input unchanged")
+    # Input that changes meanwhile is not taken from what was begun before.
+    assert step(night_input.begin_input, again=True).workers == 2
+    write_rows(tmp_path / "b.jsonl", documents(30, start=100))
+    assert step(night_input.begin_input).workers == 2
+    second = step(night_input.end_input)
+    assert second.note == "input read again: 30 new items, 31 gone, 0 with another request"
+    # An input that is too small to be shared is read in the last step.
+    for name in "ab":
+        write_rows(tmp_path / f"{name}.jsonl", documents(2, start=9 * ord(name)))
+    assert step(night_input.begin_input).workers == 0
+    assert step(night_input.read_share) == 0
+    assert step(night_input.end_input).snapshot.items == 4
 
 
 @pytest.mark.parametrize(

@@ -130,12 +130,14 @@ _ANSWERED_BY_ANOTHER = f"""
            {PROMPT_SIZE} AS prompt_size
     FROM snapshot s JOIN repeated_units r ON r.unit = s.unit
     WHERE s.ordinal <> r.asked AND {{asked}}
+    ORDER BY s.ordinal
 """  # noqa: S608
 _ASKED_BEFORE = f"""
     SELECT b.ordinal, b.id, NULL AS status, '{decisions.ASKED_BEFORE}' AS reason,
            NULL AS answered_by, b.unit, NULL AS detail
     FROM asked_before b LEFT JOIN repeated_units r ON r.unit = b.unit
     WHERE r.unit IS NULL OR r.asked = b.ordinal
+    ORDER BY b.ordinal
 """  # noqa: S608
 # Requests that filtered rows ask for and no other row does, each once. By hashes, as above.
 _AVOIDED = f"""

@@ -16,10 +16,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fsspec.core import url_to_fs
 from fsspec.registry import available_protocols
+from fsspec.utils import glob_translate
 
-from batch_pipeline.errors import InputDataError, UsageError
+from batch_pipeline.errors import InputDataError, StorageError, UsageError
 from batch_pipeline.flow.dataset.reading.files import (
     ONE_ROW,
     PLAIN_CSV,
@@ -31,6 +31,8 @@ from batch_pipeline.flow.dataset.reading.files import (
 )
 from batch_pipeline.flow.dataset.reading.row_json import escaped
 from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.safe_text import redacted
+from batch_pipeline.storage.remote import PatientFileSystem, opened
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
@@ -272,8 +274,9 @@ def _local_file(path: Path, shown: str, relative_path: str, csv: CsvSpec) -> Sou
 # --- remote files --------------------------------------------------------------------------------
 
 
-def filesystem_of(url: str) -> tuple[Any, str]:
-    """The filesystem of a URL, and the path in it.
+def filesystem_of(url: str) -> tuple[PatientFileSystem, str]:
+    """The filesystem of a URL, and the path in it. It repeats what fails for a while, as that of a
+    home does.
 
     `::` chains filesystems (`zip://*.md::s3://bucket/all.zip`), but may also be part of a file's
     name (`s3://bucket/Foo::Bar.md`), which fsspec would take for a chain.
@@ -282,16 +285,15 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     for number, link in enumerate(links[1:], 1):
         if "://" not in link and link not in available_protocols():
             folder = "::".join(links[:number]).rpartition("/")[0] + "/"
-            filesystem, path = url_to_fs(folder)
+            filesystem, path = opened(folder, f"The input {redacted(folder)}")
             return filesystem, f"{path.rstrip('/')}/{url.removeprefix(folder)}"
-    filesystem, path = url_to_fs(url)
-    return filesystem, path
+    return opened(url, f"The input {redacted(url)}")
 
 
 def _find_remote(pattern: str, search: _Search) -> None:
     try:
         _search_remote(pattern, search)
-    except (InputDataError, UsageError):
+    except (InputDataError, UsageError, StorageError):
         raise
     except FileNotFoundError:
         _no_file(pattern)
@@ -310,15 +312,13 @@ def _find_remote(pattern: str, search: _Search) -> None:
 
 def _search_remote(pattern: str, search: _Search) -> None:
     filesystem, path = filesystem_of(pattern)
-    # A daemon lives for weeks, and a listing from before the night's data came would be kept.
-    filesystem.invalidate_cache()
     base, components = _split_pattern(path, filesystem.exists)
     if len(components) == 1 and not _is_glob(base, components[0], filesystem.exists):
         found = {path: filesystem.info(path)}
         if found[path]["type"] == "directory":
             raise _directory_error(pattern)
     else:
-        found = filesystem.glob("/".join([glob.escape(base), *components]), detail=True)
+        found = _matching(filesystem, base, components)
     for name, info in found.items():
         relative_path = name[len(base) :].lstrip("/")
         shown = escaped(filesystem.unstrip_protocol(name))
@@ -337,6 +337,46 @@ def _search_remote(pattern: str, search: _Search) -> None:
                 pattern,
                 search.csv,
             )
+
+
+def _matching(
+    filesystem: PatientFileSystem, base: str, components: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    """What matches below a folder, with what is known of it.
+
+    Not fsspec's `glob`: it takes a folder that it could not list for an empty one, and the night
+    would lack its documents.
+    """
+    if any("**" in component for component in components):
+        path = "/".join([glob.escape(base), *components])
+        pattern, below = re.compile(glob_translate(path)), path.endswith("/**")
+        return {
+            name: info
+            for name, info in filesystem.find(base, withdirs=True, detail=True).items()
+            if pattern.match(f"{name}/" if below and info["type"] == "directory" else name)
+        }
+    found: dict[str, Mapping[str, Any]] = {base: {"type": "directory"}}
+    for component in components:
+        found = {
+            name: info
+            for folder, about in found.items()
+            if about["type"] == "directory"
+            for name, info in _entries(filesystem, folder)
+            if fnmatchcase(name.rpartition("/")[2], component)
+        }
+    return found
+
+
+def _entries(filesystem: PatientFileSystem, folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What is directly in a folder; nothing where there is no such folder."""
+    try:
+        listed = filesystem.ls(folder, detail=True)
+    except FileNotFoundError:
+        return
+    for info in listed:
+        name = str(info["name"]).rstrip("/")
+        if name.rpartition("/")[0] == folder.rstrip("/"):
+            yield name, info
 
 
 def _hiding_of(relative_path: str, components: list[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from batch_pipeline.errors import InputDataError
+from batch_pipeline.errors import InputDataError, StorageError
 from batch_pipeline.flow.dataset.documents.inspect_types import Refused
 from batch_pipeline.flow.dataset.documents.reference import Document
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted, place_of
@@ -97,7 +97,7 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
                 yield _row(row, file, number, wanted, own)
     except (OSError, pa.ArrowException, UnicodeError) as error:
         raise _unreadable(file, number, error) from error
-    except InputDataError:
+    except (InputDataError, StorageError):
         raise
     except Exception as error:
         # Remote backends raise what their HTTP clients raise; anything else is a bug.

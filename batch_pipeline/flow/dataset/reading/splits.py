@@ -93,6 +93,12 @@ def with_lines_counted(section: Section) -> Section:
     return replace(section, first=1 + lines, counted=True)
 
 
+def is_one_large_piece(file: SourceFile) -> bool:
+    """Whether a file is larger than a piece, and cannot be cut."""
+    can_be_cut = file.kind is Kind.PARQUET or _has_plain_lines(file)
+    return file.size > PIECE_BYTES and file.kind not in ONE_ROW and not can_be_cut
+
+
 def _weight(file: SourceFile) -> int:
     return file.size + _FILE_BYTES
 
