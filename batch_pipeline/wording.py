@@ -41,9 +41,9 @@ def short_count(count: float) -> str:
 
 
 def speed(per_second: float) -> str:
-    """`1,110`, `12.3`, `0.042`: items a second, as one writes it: never with an exponent."""
+    """`1,110`, `12.3`, `10`, `0.042`: items a second, as one writes it: never with an exponent."""
     digits = 0 if per_second >= 100 else 1 if per_second >= 1 else 3
-    return f"{per_second:,.{digits}f}"
+    return f"{per_second:,.{digits}f}".removesuffix(".0")
 
 
 def percent(share: float | None) -> str:

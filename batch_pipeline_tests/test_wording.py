@@ -58,7 +58,7 @@ def test_counts_under_a_tick(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("per_second", "text"),
-    [(0.042, "0.042"), (12.34, "12.3"), (1_110, "1,110"), (2e6, "2,000,000")],
+    [(0.042, "0.042"), (12.34, "12.3"), (10, "10"), (1_110, "1,110"), (2e6, "2,000,000")],
 )
 def test_a_speed_is_written_without_an_exponent(per_second: float, text: str) -> None:
     assert speed(per_second) == text

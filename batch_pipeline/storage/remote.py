@@ -132,8 +132,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def opened(url: str, what: str) -> tuple[PatientFileSystem, str]:
-    """The filesystem of a URL, and the path in it; `what` names it in messages.
+def opened(url: str, what: str, *, patient: bool = True) -> tuple[PatientFileSystem, str]:
+    """The filesystem of a URL, and the path in it; `what` names it in messages. Unless it is
+    `patient`, what fails is raised at once.
 
     It keeps no listings: one that is kept hides what other processes have written since. Raises
     ImportError and ValueError where it cannot be opened.
@@ -155,27 +156,30 @@ def opened(url: str, what: str) -> tuple[PatientFileSystem, str]:
         fs, path = url_to_fs(url)
     if of_s3[0]:
         fs.retries = 1
-    return PatientFileSystem(fs, what), str(path)
+    return PatientFileSystem(fs, what, patient=patient), str(path)
 
 
 class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A filesystem whose calls are repeated while the store fails in a way that may pass.
 
-    Raises StorageError after `PATIENCE_SECONDS`; a definite error is raised as it came.
+    Raises StorageError after `PATIENCE_SECONDS`; a definite error is raised as it came, and so is
+    each error where it is not `patient`.
     """
 
     cachable = False
 
-    def __init__(self, fs: Any, what: str) -> None:
+    def __init__(self, fs: Any, what: str, *, patient: bool = True) -> None:
         """`what` names the store in messages: "The home s3://…"."""
         super().__init__()
         self.protocol = fs.protocol
-        self._fs, self._what = fs, what
+        self._fs, self._what, self._patient = fs, what, patient
         self._renewing = threading.Lock()
         self._renewed_at = 0.0
 
     def patiently(self, call: Callable[[], T]) -> T:
         """`call`, repeated where its error may pass."""
+        if not self._patient:
+            return call()
         guesses = 0
         began = asked_at = time.monotonic()
 

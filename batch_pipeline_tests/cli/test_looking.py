@@ -143,7 +143,8 @@ def test_status_needs_no_remote_home(offline: Program) -> None:
 
 
 def test_status_before_anything_was_run(offline: Program) -> None:
-    assert offline("status", "--json").document == {"nights": [], "ledger_problem": None}
+    document = offline("status", "--json").document
+    assert document == {"nights": [], "accounts": [], "ledger_problem": None, "never_begun": None}
     assert "Nothing has been run yet" in offline("status").out
 
 

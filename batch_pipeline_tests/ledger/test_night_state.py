@@ -28,6 +28,12 @@ WAYS: list[tuple[Kind, dict[str, Any], str, str]] = [
     (Kind.COMPLETE, {"complete": True}, "it is complete", ""),
     (Kind.HELD, {"held": True}, "held after a cancel", "--resume` lifts it"),
     (
+        Kind.KEY_REFUSED,
+        {"key_refused": "HTTP 401"},
+        "the API refuses the key of account main: HTTP 401",
+        "set a key of the same workspace",
+    ),
+    (
         Kind.PAUSED,
         {"paused": "pay first"},
         "submission is paused for account main: pay first",
@@ -38,6 +44,12 @@ WAYS: list[tuple[Kind, dict[str, Any], str, str]] = [
         {"refused": "the API refused a batch as a whole: HTTP 400"},
         "the API refused a batch as a whole: HTTP 400",
         "correct the declaration",
+    ),
+    (
+        Kind.FAILED,
+        {"failed": ("no input file matches", "add the files and run it again")},
+        "no input file matches",
+        "add the files",
     ),
     (
         Kind.DECLARATION_CHANGED,

@@ -198,7 +198,7 @@ def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
             Kind.KEY_REFUSED,
             f"the API refuses the key of account {facts.account}: {facts.key_refused}",
             "set a key of the same workspace wherever nights are run; nothing is lost, what is in "
-            f"flight goes on there, and the night by itself once the key is taken, or by "
+            "flight goes on there, and the night by itself once the key is taken, or by "
             f"{facts.run_command}",
         )
     if facts.paused is not None:

@@ -34,6 +34,8 @@ from batch_pipeline.jobs.inputs import CsvSpec
 from batch_pipeline.safe_text import redacted
 from batch_pipeline.storage.remote import PatientFileSystem, opened
 
+# Protocols whose URLs name a server, and not a bucket.
+_SERVERS = {"ftp", "ftps", "http", "https", "sftp", "ssh"}
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -275,8 +277,9 @@ def _local_file(path: Path, shown: str, relative_path: str, csv: CsvSpec) -> Sou
 
 
 def filesystem_of(url: str) -> tuple[PatientFileSystem, str]:
-    """The filesystem of a URL, and the path in it. It repeats what fails for a while, as that of a
-    home does.
+    """The filesystem of a URL, and the path in it. That of a bucket repeats what fails for a while,
+    as a home does. A server by its name (`http`, `ftp`) is asked once: one that does not answer is
+    more likely a mistake in the URL, which a person waits to be told.
 
     `::` chains filesystems (`zip://*.md::s3://bucket/all.zip`), but may also be part of a file's
     name (`s3://bucket/Foo::Bar.md`), which fsspec would take for a chain.
@@ -285,9 +288,14 @@ def filesystem_of(url: str) -> tuple[PatientFileSystem, str]:
     for number, link in enumerate(links[1:], 1):
         if "://" not in link and link not in available_protocols():
             folder = "::".join(links[:number]).rpartition("/")[0] + "/"
-            filesystem, path = opened(folder, f"The input {redacted(folder)}")
+            filesystem, path = _opened(folder)
             return filesystem, f"{path.rstrip('/')}/{url.removeprefix(folder)}"
-    return opened(url, f"The input {redacted(url)}")
+    return _opened(url)
+
+
+def _opened(url: str) -> tuple[PatientFileSystem, str]:
+    patient = url.partition("://")[0] not in _SERVERS
+    return opened(url, f"The input {redacted(url)}", patient=patient)
 
 
 def _find_remote(pattern: str, search: _Search) -> None:
