@@ -16,7 +16,7 @@ from rich.table import Table
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Json
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.cli.tables import SIMULATED, SafeConsole
+from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
 from batch_pipeline.errors import UsageError
 from batch_pipeline.wording import duration, usd
 
@@ -123,7 +123,8 @@ def _summary(reports: Sequence[Report], pdfs: Report, settings: Settings, second
 
 
 def _table(title: str, reports: Sequence[Report]) -> Table:
-    table = Table(title=title)
+    table = plain_table()
+    table.title = title
     table.add_column("night", no_wrap=True)
     for name in ("items", "good", "filtered", "aside", "batches", "billed", "real time", "saved"):
         table.add_column(name, justify="right")
