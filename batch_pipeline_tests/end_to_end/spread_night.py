@@ -192,8 +192,10 @@ class PieceHolders:
             pieces = self._pieces.setdefault(pid, set())
             pieces.add(number)
             if len(pieces) == 2:
-                self.killed = machine_of(pid, self.machines)
-                self.killed.kill()
+                machine = machine_of(pid, self.machines)
+                machine.kill()
+                # Told last: who waits for it starts the machine again, and that must not be killed.
+                self.killed = machine
 
     def _holder(self, piece: int) -> int:
         """The process that holds a piece."""
