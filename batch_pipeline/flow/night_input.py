@@ -1,7 +1,7 @@
-"""A night's input: taken, read again, or kept as it was.
+"""A night's input, taken: by one process, or in steps by several.
 
-Belongs here: whether the files are read for a night, and what is recorded of the snapshot that they
-make. How files become a snapshot is in `dataset`.
+Belongs here: what is recorded of the snapshot that the files make. Whether they are read is in
+`found_input`, how they become a snapshot in `dataset`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from functools import partial
 
 from batch_pipeline import telemetry
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import paths
+from batch_pipeline.flow import found_input, paths
 from batch_pipeline.flow.costs import estimate, estimate_json
-from batch_pipeline.flow.dataset import input_dataset, kept_units, shared_reading
-from batch_pipeline.flow.dataset.choosing.asked_before import Former
+from batch_pipeline.flow.dataset import (
+    input_dataset,
+    kept_units,
+    shared_beginning,
+    shared_reading,
+)
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.flow.dataset.sources.find import find_input, refuse_another_shape
+from batch_pipeline.flow.dataset.sources.find import refuse_another_shape
+from batch_pipeline.flow.found_input import Found
 from batch_pipeline.flow.gates import models
-from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
-from batch_pipeline.flow.results.typed import carried, rows
+from batch_pipeline.flow.results.typed import carried
 from batch_pipeline.jobs.partitions import due_times
 from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import (
-    nights,
-    readings,
-    snapshots,
-    submissions,
-)
+from batch_pipeline.ledger import nights, readings
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.readings import Reading
@@ -50,6 +49,14 @@ class InputTaken:
     night: Night
     snapshot: Snapshot
     note: str
+
+    @classmethod
+    def kept(cls, found: Found) -> InputTaken | None:
+        """Of a night that keeps its snapshot; None: it does not."""
+        if found.kept is None:
+            return None
+        assert found.current is not None
+        return cls(found.night, found.current, found.kept)
 
 
 @telemetry.traced("take_input")
@@ -71,8 +78,8 @@ def take_input(
     if spec.spread > 1:
         begun = begin_input(pipeline, spec, night, again=again)
         return begun.kept or end_input(pipeline, spec, begun.night, start=start)
-    found = _look(pipeline, spec, night, again=again)
-    return found.kept or _take(pipeline, spec, found, start)
+    found = found_input.look(pipeline, spec, night, again=again)
+    return InputTaken.kept(found) or _take(pipeline, spec, found, start)
 
 
 @dataclass(frozen=True)
@@ -93,14 +100,16 @@ def begin_input(pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool 
     The first of three steps that have home and ledger in common and nothing else. Each may be run
     again, by any process: what has been read by then stays read.
     """
-    found = _look(pipeline, spec, night, again=again)
+    found = found_input.look(pipeline, spec, night, again=again)
     if found.kept is not None:
         _drop_readings_of_other_input(pipeline, spec, found)
-        return Begun(found.night, 0, found.kept)
-    sources = found.found
+        return Begun(found.night, 0, InputTaken.kept(found))
+    sources = found.to_read
     _refuse(pipeline, spec, found.night, sources)
     alone = found.is_kept_on(Declaration.of(spec))
-    workers = shared_reading.begin(pipeline, spec, found.night, sources, found.former, alone=alone)
+    workers = shared_beginning.begin(
+        pipeline, spec, found.night, sources, found.former, alone=alone
+    )
     return Begun(found.night, workers)
 
 
@@ -131,8 +140,8 @@ def end_input(
     if reading.pieces:
         taken = _end_shared(pipeline, spec, night, reading, start)
     else:
-        found = _look(pipeline, spec, night, again=True)
-        taken = found.kept or _take(pipeline, spec, found, start)
+        found = found_input.look(pipeline, spec, night, again=True)
+        taken = InputTaken.kept(found) or _take(pipeline, spec, found, start)
     with pipeline.ledger.write() as connection:
         readings.drop_one(connection, reading.id)
     return taken or _keep_or_take(pipeline, spec, night, start)
@@ -142,11 +151,8 @@ def _end_shared(
     pipeline: Pipeline, spec: JobSpec, night: Night, reading: Reading, start: Start
 ) -> InputTaken | None:
     """What `end_input` does of an input that is in pieces; None: another process did."""
-    results_folder.repair(pipeline, night)
-    former = results_folder.former_account(pipeline, night)
-    night, current, _ = _as_it_is(pipeline, night)
-    found = _Found(night, current, former)
-    worker = _worker(pipeline, spec, night, reading)
+    found, _ = found_input.of_night(pipeline, night)
+    worker = _worker(pipeline, spec, found.night, reading)
     if worker is None:
         return None
     with (
@@ -173,67 +179,16 @@ def _worker(
     return None
 
 
-def _drop_readings_of_other_input(pipeline: Pipeline, spec: JobSpec, found: _Found) -> None:
+def _drop_readings_of_other_input(pipeline: Pipeline, spec: JobSpec, found: Found) -> None:
     """Drop what a process that died has begun to read of an input that is not there any more."""
     night, sources, key = found.night, found.sources, None
     if sources is not None:
-        key = shared_reading.key_of(pipeline, spec, night, sources, found.former)
+        key = shared_beginning.key_of(pipeline, spec, night, sources, found.former)
     with pipeline.ledger.write() as connection:
         readings.drop(connection, night.id, unless_key=key)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A night as it is, with the account whose answers its results folder shows in its place, and
-    its input as it is now.
-
-    `kept` is there where the night keeps its snapshot, `sources` unless it does so without a look.
-    """
-
-    night: Night
-    current: Snapshot | None
-    former_account: Account | None
-    sources: Sources | None = None
-    kept: InputTaken | None = None
-
-    @property
-    def former(self) -> Former | None:
-        return None if self.current is None else Former(self.night, self.current)
-
-    @property
-    def found(self) -> Sources:
-        assert self.sources is not None
-        return self.sources
-
-    def is_kept_on(self, declaration: Declaration) -> bool:
-        """Whether items keep the requests that a former declaration made."""
-        current = self.current
-        return current is not None and kept_units.is_kept_on(self.night, current, declaration)
-
-
-def _look(pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool) -> _Found:
-    """The night and its input as they are now, and whether the night keeps its snapshot."""
-    price_for(spec)
-    night = rows.declare(pipeline, spec, night)
-    results_folder.repair(pipeline, night)
-    former = results_folder.former_account(pipeline, night)
-    night, current, busy = _as_it_is(pipeline, night)
-    sources = _find(pipeline, spec, night, current, busy=busy, again=again)
-    if isinstance(sources, InputTaken):
-        return _Found(night, current, former, kept=sources)
-    if busy and not night.published:
-        # The results folder shows another account's night, but this one's batches are in flight.
-        results_folder.show(pipeline, night)
-        night = pipeline.refreshed(night)
-    found = _Found(night, current, former, sources)
-    if current is not None and night.published:
-        reason = _why_kept(spec, night, current, sources, busy=busy, again=again)
-        if reason is not None:
-            return replace(found, kept=InputTaken(night, current, reason))
-    return found
-
-
-def _take(pipeline: Pipeline, spec: JobSpec, found: _Found, start: Start) -> InputTaken:
+def _take(pipeline: Pipeline, spec: JobSpec, found: Found, start: Start) -> InputTaken:
     """Read the input and make it the night's snapshot."""
     new = _read(pipeline, spec, found)
     try:
@@ -243,12 +198,12 @@ def _take(pipeline: Pipeline, spec: JobSpec, found: _Found, start: Start) -> Inp
 
 
 def _keep_or_take(pipeline: Pipeline, spec: JobSpec, night: Night, start: Start) -> InputTaken:
-    found = _look(pipeline, spec, night, again=False)
-    return found.kept or _take(pipeline, spec, found, start)
+    found = found_input.look(pipeline, spec, night, again=False)
+    return InputTaken.kept(found) or _take(pipeline, spec, found, start)
 
 
 def _switch(
-    pipeline: Pipeline, spec: JobSpec, found: _Found, new: NewSnapshot, start: Start
+    pipeline: Pipeline, spec: JobSpec, found: Found, new: NewSnapshot, start: Start
 ) -> InputTaken:
     """Make a snapshot the night's own, unless it is. Raises NightChangedError."""
     night, current = found.night, found.current
@@ -258,7 +213,7 @@ def _switch(
         and (new.folder, new.signature) == (current.folder, current.signature)
     ):
         return InputTaken(night, current, "input unchanged")
-    carried.prepare(pipeline.files, new, spec.output.carry, found.found)
+    carried.prepare(pipeline.files, new, spec.output.carry, found.to_read)
     try:
         snapshot = results_folder.switch_snapshot(
             pipeline,
@@ -282,38 +237,6 @@ def _switch(
     return InputTaken(pipeline.refreshed(night), snapshot, note)
 
 
-def _find(
-    pipeline: Pipeline,
-    spec: JobSpec,
-    night: Night,
-    current: Snapshot | None,
-    *,
-    busy: bool,
-    again: bool,
-) -> Sources | InputTaken:
-    """The night's input as it is now, or the snapshot that it keeps without a look at it."""
-    kept = None if current is None else _why_not_looked_at(spec, night, busy=busy)
-    if current is not None and kept is not None:
-        return InputTaken(night, current, kept)
-    try:
-        return find_input(pipeline, spec, night.partition)
-    except InputDataError as error:
-        if again or current is None or night.completed_at is None or not night.published:
-            raise
-        # Users move the input away once a night is complete; its results stay.
-        return InputTaken(night, current, f"input kept as it was: {error}")
-
-
-def _why_not_looked_at(spec: JobSpec, night: Night, *, busy: bool) -> str | None:
-    """Why it is not even looked whether the input has changed, or None."""
-    if night.pruned_at is not None:
-        return "the night was pruned; its input is not read again"
-    if busy and night.published and spec.input.sql is not None:
-        # Only the whole query would tell.
-        return "the query is asked again once what is in flight has ended"
-    return None
-
-
 def _note(
     pipeline: Pipeline,
     night: Night,
@@ -328,24 +251,6 @@ def _note(
     return "input read"
 
 
-def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
-    """The night as it is now, its snapshot, and whether anything of it is in flight.
-
-    A pruned night that the results folder does not show has no snapshot: its files are gone, and
-    its answers tell what was bought.
-    """
-    with pipeline.ledger.read() as connection:
-        night = nights.get_night(connection, night.id)
-        gone = night.pruned_at is not None and not night.published
-        current = (
-            None
-            if night.snapshot_id is None or gone
-            else snapshots.get_snapshot(connection, night.snapshot_id)
-        )
-        busy = submissions.of_night(connection, night.id, *submissions.LIVE)
-    return night, current, bool(busy)
-
-
 def keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
     """Record what the night is expected to cost, for the report to compare it with the bill."""
     expected = estimate_json.as_json(estimate.expectation(pipeline, spec, night, snapshot))
@@ -354,37 +259,13 @@ def keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Sna
             nights.update_night(connection, night.id, estimate=expected)
 
 
-def is_redriven(night: Night, current: Snapshot | None) -> bool:
-    """Whether a redrive of the night is recorded whose items are not all settled yet."""
-    return current is not None and bool(current.below) and night.completed_at is None
-
-
-def _why_kept(
-    spec: JobSpec,
-    night: Night,
-    current: Snapshot,
-    sources: Sources,
-    *,
-    busy: bool,
-    again: bool,
-) -> str | None:
-    """Why a snapshot stays the night's own without the files being read, or None."""
-    declared = Declaration.of(spec).has_made(current)
-    unchanged = declared and current.signature == sources.signature
-    if is_redriven(night, current) and declared and not again:
-        return "a redrive is under way; changed input is taken up by the next run after it"
-    if busy and not unchanged:
-        return "input or declaration changed; that is taken up once what is in flight has ended"
-    return "input unchanged" if unchanged and (busy or not again) else None
-
-
-def _read(pipeline: Pipeline, spec: JobSpec, found: _Found) -> NewSnapshot:
+def _read(pipeline: Pipeline, spec: JobSpec, found: Found) -> NewSnapshot:
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
     night, current = found.night, found.current
-    _refuse(pipeline, spec, night, found.found)
+    _refuse(pipeline, spec, night, found.to_read)
     declaration = Declaration.of(spec)
     read = partial(
-        input_dataset.read_snapshot, pipeline, spec, night.partition, found.found,
+        input_dataset.read_snapshot, pipeline, spec, night.partition, found.to_read,
         former=found.former,
     )  # fmt: skip
     if current is None or not found.is_kept_on(declaration):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from batch_pipeline.api.failures import refuses_account, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, AccountPausedError, BatchPipelineError
-from batch_pipeline.flow import night_input, outage, steps
+from batch_pipeline.flow import found_input, night_input, outage, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
@@ -105,7 +105,7 @@ class _Run:
         pipeline, spec, night = self._pipeline, self._spec, self._night
         state = steps.progress(pipeline, night)
         # A redrive touches no other items: their changes in the input are for the next run.
-        finishes_redrive = night_input.is_redriven(state.night, state.snapshot)
+        finishes_redrive = found_input.is_redriven(state.night, state.snapshot)
         while True:
             pipeline.mark.check_there()
             if state.night.held_at is None and _nothing_pending(state):

@@ -9,15 +9,13 @@ their names in the snapshot inside the store, so that they are not read and writ
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,23 +28,19 @@ from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.documents.resolve import DocumentInput
 from batch_pipeline.flow.dataset.input_dataset import (
     PROCESSES_FROM_BYTES,
-    bytes_of,
-    codec_for,
     documents_of,
     require_libraries,
-    share_of,
     write_facts,
 )
 from batch_pipeline.flow.dataset.prepare import prepare
 from batch_pipeline.flow.dataset.process_pool import Task, WorkerDiedError, map_in_processes
-from batch_pipeline.flow.dataset.reading import splits
 from batch_pipeline.flow.dataset.reading.files import Sources
-from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
+from batch_pipeline.flow.dataset.reading.splits import Piece
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.shared_beginning import as_it_is, folder_of, way_of_reading
 from batch_pipeline.flow.dataset.shared_plan import (
     ABOUT,
     PIECES,
-    about_of,
     files_of,
     from_json,
     named,
@@ -55,7 +49,6 @@ from batch_pipeline.flow.dataset.shared_plan import (
     signatures_name,
     sources_of,
     to_json,
-    write_plan,
 )
 from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.whole import Whole, add_signatures, conclude
@@ -67,7 +60,7 @@ from batch_pipeline.ledger.processes.heartbeat import beating
 from batch_pipeline.ledger.readings import MOST_TRIES, Claim, Place, Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.safe_text import get_logger
-from batch_pipeline.storage.files import STAGING_MAX_AGE_SECONDS, Files
+from batch_pipeline.storage.files import Files
 
 log = get_logger(__name__)
 
@@ -75,77 +68,6 @@ log = get_logger(__name__)
 LOOK_SECONDS = 0.5
 # Requests that a store takes its time for.
 _COPIED_AT_ONCE = 8
-# Documents that are kept for a reading are not pruned in this time.
-_MAX_AGE_SECONDS = STAGING_MAX_AGE_SECONDS / 2
-
-
-# --- the beginning -------------------------------------------------------------------------------
-
-
-def key_of(
-    pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources, former: Former | None
-) -> str:
-    """What tells one reading from another: its first half how rows are read, its second half which.
-
-    The former snapshot belongs to it: rows that it asked may keep their answers.
-    """
-    which = [sources.signature, None if former is None else former.snapshot.id]
-    return _how(pipeline, spec, night, sources) + _hashed(which)
-
-
-def _how(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> str:
-    documents = asdict(documents_of(pipeline, spec, night.partition, sources)) | {"home": None}
-    read = [Declaration.of(spec).to_json(), list(spec.output.carry), documents, splits.PIECE_BYTES]
-    return _hashed([*read, version("batch-pipeline")])
-
-
-def _hashed(values: object) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
-
-
-def begin(
-    pipeline: Pipeline,
-    spec: JobSpec,
-    night: Night,
-    sources: Sources,
-    former: Former | None,
-    *,
-    alone: bool,
-) -> int:
-    """Record that an input is to be read; returns how many workers are worth starting for it.
-
-    0: one worker reads it, because it is small, or because of what only one process can look up
-    (`alone`). Of a reading that was begun before, pieces that are done stay done.
-    """
-    key = key_of(pipeline, spec, night, sources, former)
-    share = share_of(Declaration.of(spec), spec.output.carry)
-    size = bytes_of(sources, share)
-    with pipeline.files.staged() as plan, pipeline.files.staged() as about:
-        codec = codec_for(pipeline.files, sources, plan.parent)
-        with pipeline.ledger.write() as connection:
-            reading = readings.begin(connection, night.id, key, codec, _MAX_AGE_SECONDS)
-        if reading.pieces is None:
-            places = [] if alone else write_plan(plan, pieces_of(sources, share))
-            if not workers_wanted(size, len(places), spec.spread):
-                places = []
-            if places:
-                about.write_text(json.dumps(about_of(sources, size)))
-                for path, name in ((plan, PIECES), (about, ABOUT)):
-                    pipeline.files.make_durable(path)
-                    pipeline.files.publish(path, f"{_folder(reading)}/{name}")
-            with pipeline.ledger.write() as connection:
-                readings.cut(connection, reading, places)
-            reading = _as_it_is(pipeline, reading) or reading
-    return workers_wanted(size, reading.pieces or 0, spec.spread)
-
-
-def workers_wanted(size: int, pieces: int, spread: int) -> int:
-    """How many workers an input of this many bytes is worth; 0 where that is one."""
-    wanted = min(spread, pieces, -(-size // splits.PIECE_BYTES))
-    return wanted if wanted > 1 else 0
-
-
-# --- the work ------------------------------------------------------------------------------------
 
 
 class PutTogether(NamedTuple):
@@ -165,11 +87,11 @@ class Worker:
     def __init__(self, pipeline: Pipeline, spec: JobSpec, night: Night, reading: Reading) -> None:
         self._pipeline, self._spec, self._night, self._reading = pipeline, spec, night, reading
         self._holder = f"{pipeline.holder}:{uuid.uuid4().hex[:8]}"
-        with pipeline.files.open(f"{_folder(reading)}/{ABOUT}") as file:
+        with pipeline.files.open(f"{folder_of(reading)}/{ABOUT}") as file:
             # Not orjson: names of files need not be UTF-8.
             about = json.load(file)
         self._input = sources_of(about, ())
-        if not reading.key.startswith(_how(pipeline, spec, night, self._input)):
+        if not reading.key.startswith(way_of_reading(pipeline, spec, night, self._input)):
             raise UsageError(
                 f"{spec.name} {night.partition}: this worker has another version of the package, "
                 "or another declaration of the job, than the one that began to read the input. "
@@ -186,7 +108,7 @@ class Worker:
                 return self._work_at(desk)
         except FileNotFoundError:
             # Another worker has finished the reading meanwhile, or has dropped it.
-            if _as_it_is(self._pipeline, self._reading) is not None:
+            if as_it_is(self._pipeline, self._reading) is not None:
                 raise
             return 0
 
@@ -221,7 +143,7 @@ class Worker:
         the reading, or has dropped it. The block is to make the snapshot the night's own.
         """
         while (claim := self._claim(readings.claim_end, is_gone)) is None:
-            found = _as_it_is(self._pipeline, self._reading)
+            found = as_it_is(self._pipeline, self._reading)
             if found is None:
                 yield None
                 return
@@ -238,7 +160,7 @@ class Worker:
             raise
         with self._pipeline.ledger.write() as connection:
             readings.drop_one(connection, self._reading.id)
-        self._pipeline.files.remove(_folder(self._reading))
+        self._pipeline.files.remove(folder_of(self._reading))
 
     def _claim(self, claim: Callable[..., Claim | None], *further: Any) -> Claim | None:
         lease = self._pipeline.settings.lease_seconds
@@ -253,12 +175,12 @@ class Worker:
         )
         with (
             files.staged() as folder,
-            files.open(f"{_folder(reading)}/{PIECES}", ahead=False) as plan,
+            files.open(f"{folder_of(reading)}/{PIECES}", ahead=False) as plan,
             self._kept(),
         ):
             folder.mkdir(parents=True)
             declaration, carried = Declaration.of(self._spec), self._spec.output.carry
-            about = declaration, folder, reading.codec, carried, documents, _folder(reading)
+            about = declaration, folder, reading.codec, carried, documents, folder_of(reading)
             yield _Desk(plan, about)
 
     @contextmanager
@@ -336,7 +258,7 @@ class Worker:
         with pipeline.ledger.read() as connection:
             pieces = readings.all_done(connection, self._reading)
             places = readings.places_of(connection, self._reading)
-        plan = files.read(f"{_folder(self._reading)}/{PIECES}") or b""
+        plan = files.read(f"{folder_of(self._reading)}/{PIECES}") or b""
         read = [piece_in(plan[slice(*place)]) for place in places]
         sources = replace(self._input, files=tuple(files_of(read)))
         whole = Whole(Declaration.of(spec), None, spec.output.carry)
@@ -344,7 +266,7 @@ class Worker:
         with files.staged() as folder:
             folder.mkdir(parents=True)
             for piece, done in zip(read, pieces, strict=True):
-                prepared = from_json(done, _folder(self._reading))
+                prepared = from_json(done, folder_of(self._reading))
                 whole.add(piece[0].file, prepared)
                 parts += map(str, prepared.parts)
                 if prepared.signatures is not None:
@@ -423,14 +345,3 @@ def _publish(files: Files, parts: Sequence[str], folder: Path, new: NewSnapshot)
     facts = Path(paths.snapshot_facts(str(folder)))
     for file in sorted(folder.iterdir(), key=lambda file: (file == facts, file)):
         files.publish(file, f"{new.folder}/{file.name}")
-
-
-def _as_it_is(pipeline: Pipeline, reading: Reading) -> Reading | None:
-    """The reading as the ledger has it now; None: it is gone."""
-    with pipeline.ledger.read() as connection:
-        found = readings.of_night(connection, reading.night_id)
-    return found if found is not None and found.id == reading.id else None
-
-
-def _folder(reading: Reading) -> str:
-    return paths.reading(reading.token)

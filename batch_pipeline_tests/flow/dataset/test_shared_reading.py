@@ -14,11 +14,12 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow import night_input, publishing, steps
-from batch_pipeline.flow.dataset import input_dataset, shared_reading
+from batch_pipeline.flow.dataset import input_dataset, shared_beginning, shared_reading
 from batch_pipeline.flow.dataset.process_pool import WorkerDiedError
 from batch_pipeline.flow.dataset.reading import splits
 from batch_pipeline.flow.dataset.reading.splits import Piece
-from batch_pipeline.flow.dataset.shared_reading import Worker, workers_wanted
+from batch_pipeline.flow.dataset.shared_beginning import workers_wanted
+from batch_pipeline.flow.dataset.shared_reading import Worker
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
@@ -80,7 +81,7 @@ def night_of(pipeline: Pipeline) -> Night:
 def begun(pipeline: Pipeline, spec: JobSpec) -> Reading:
     night = night_of(pipeline)
     sources = find_input(pipeline, spec, PARTITION)
-    shared_reading.begin(pipeline, spec, night, sources, None, alone=False)
+    shared_beginning.begin(pipeline, spec, night, sources, None, alone=False)
     with pipeline.ledger.read() as connection:
         reading = readings.of_night(connection, night.id)
     assert reading is not None
