@@ -6,7 +6,7 @@ stands in `admission`, the words in `night_state`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -30,6 +30,7 @@ from batch_pipeline.ledger.admission.night_state import (
     state_of,
 )
 from batch_pipeline.ledger.admission.queue import Queue, Queues, read_queues
+from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
@@ -82,9 +83,10 @@ def decide(
     for account in order:
         own = _shard_for(connection, night, shard, account, pinned)
         if own is None:
-            found.append(_pinned_elsewhere(shard, account, pinned))
+            state = _pinned_elsewhere(shard, pinned)
+            found.append(Decision(may_go=False, state=state, account=account, shard=shard))
             continue
-        elsewhere = [shard_id for shard_id, (names, _) in pinned.items() if account not in names]
+        elsewhere = _elsewhere(account, pinned)
         queue = None if queues is None else queues[account]
         decision = _decide(connection, night, own, account, elsewhere, queue, limits, read_gates)
         if decision.may_go:
@@ -152,7 +154,7 @@ def _shard_for(
     connection: Connection, night: Night, shard: Shard, account: str, pinned: Pinned
 ) -> Shard | None:
     """The shard that an account is to send: the given one, or another that it may; or None."""
-    elsewhere = [shard_id for shard_id, (names, _) in pinned.items() if account not in names]
+    elsewhere = _elsewhere(account, pinned)
     if shard.id not in elsewhere:
         return shard
     if shard.engine != "batch":
@@ -160,13 +162,43 @@ def _shard_for(
     return shards.next_to_go(connection, night.id, "batch", but=elsewhere)
 
 
-def _pinned_elsewhere(shard: Shard, account: str, pinned: Pinned) -> Decision:
+def _elsewhere(account: str, pinned: Pinned) -> list[int]:
+    """The shards that an account may not send."""
+    return [shard_id for shard_id, (names, _) in pinned.items() if account not in names]
+
+
+def _pinned_elsewhere(shard: Shard, pinned: Pinned) -> NightState:
     names, until = pinned[shard.id]
-    state = running(
+    return running(
         f"a batch of {shard.requests:,} requests may still appear in the list of account "
         f"{next(iter(names))}, which alone sends them until {moment(until)}"
     )
-    return Decision(may_go=False, state=state, account=account, shard=shard)
+
+
+def able_to_send(
+    connection: Connection, night: Night, senders: Sequence[Sender]
+) -> tuple[Sequence[Sender], NightState | None]:
+    """The senders through which a batch that waits may go, room and money apart.
+
+    Where none is left, the second one says which account has to send what waits; all senders come
+    back then.
+    """
+    pinned = _pinned(connection, night)
+    shard = shards.next_to_go(connection, night.id, "batch") if pinned else None
+    if shard is None:
+        return senders, None
+    able = [
+        sender
+        for sender in senders
+        if _shard_for(connection, night, shard, sender.account, pinned) is not None
+        and (
+            accounts.get_account(connection, sender.account).paused_reason is None
+            or probe_may_go(connection, sender.account)
+        )
+    ]
+    if able or shard.id not in pinned:
+        return able or senders, None
+    return senders, _pinned_elsewhere(shard, pinned)
 
 
 def _by_calls(connection: Connection, names: Collection[str]) -> list[str]:

@@ -21,6 +21,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.decision import able_to_send
 from batch_pipeline.ledger.admission.night_state import Facts
 from batch_pipeline.ledger.admission.queue import Queues, read_queues
 from batch_pipeline.ledger.database.ledger import now
@@ -72,15 +73,21 @@ def read_night(
     state = progress.of_night(connection, night.id)
     planned = shards.telling_shards(connection, night)
     facts = _facts(connection, pipeline, spec, state, planned, asked)
-    senders = pipeline.senders_of(connection, night)
+    senders, elsewhere = able_to_send(connection, night, pipeline.senders_of(connection, night))
     queue = read_queues(connection, night, senders, spec.limits.max_queued_requests)
     limits = ShardLimits.of(spec, pipeline.queue_limit(connection, spec))
-    found = as_unfinished(state, planned, facts, queue, limits, realtime=spec.mode == "realtime")
+    found = as_unfinished(
+        state, planned, facts, queue, limits,
+        realtime=spec.mode == "realtime", sent_elsewhere=elsewhere is not None,
+    )  # fmt: skip
     course = takeover.course_of(connection, pipeline, spec, state)
     left = found.pilot is PilotStage.JUDGED and _calls_left(connection, state)
     calls_due = found.calls_due or course.due or left
+    if elsewhere is not None and not (found.next_requests or calls_due):
+        facts = replace(facts, at_work=elsewhere.reason)
     forecast = "" if course.forecast is None else f": {course.forecast.reason}"
-    return replace(found, calls_due=calls_due, summary=f"{found.summary}{forecast}"), course
+    summary = f"{found.summary}{forecast}"
+    return replace(found, facts=facts, calls_due=calls_due, summary=summary), course
 
 
 def _facts(
@@ -147,15 +154,17 @@ def as_unfinished(
     limits: ShardLimits,
     *,
     realtime: bool,
+    sent_elsewhere: bool = False,
 ) -> UnfinishedNight:
     """What a tick decides on; `planned` are the shards that tell how a night stands.
 
-    `realtime`: what is open goes in real time, which needs no room at the queue.
+    `realtime`: what is open goes in real time, which needs no room at the queue. `sent_elsewhere`:
+    none of the accounts may send the batches that wait.
     """
     night = state.night
     stage = pilot_stage(state, planned)
     to_plan = _to_plan(state, limits)
-    next_requests = _waiting_requests(planned, stage, queue)
+    next_requests = None if sent_elsewhere else _waiting_requests(planned, stage, queue)
     if next_requests is None:
         next_requests = to_plan if stage is PilotStage.JUDGED and not realtime else 0
     return UnfinishedNight(

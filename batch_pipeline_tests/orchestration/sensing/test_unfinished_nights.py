@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from batch_pipeline.flow.caching import LONGEST_WAIT_SECONDS, WARMING
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import accounts
 from batch_pipeline.ledger.admission.night_state import Facts, Kind
 from batch_pipeline.ledger.admission.queue import Queue
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.orchestration.names import Kind as RunKind
 from batch_pipeline.orchestration.sensing.run_requests import PilotStage, Plan, plan
 from batch_pipeline.orchestration.sensing.unfinished_nights import (
@@ -24,8 +28,17 @@ from batch_pipeline.orchestration.sensing.unfinished_nights import (
     unfinished_nights,
 )
 from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.flow import accounts_support
 from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, SHARD, STATE
-from batch_pipeline_tests.support import PARTITION, alone, documents, job, write_rows
+from batch_pipeline_tests.support import (
+    PARTITION,
+    alone,
+    documents,
+    job,
+    submissions_of,
+    write_rows,
+)
 
 FACTS = Facts("review", "all", "default")
 
@@ -77,14 +90,7 @@ def test_a_night_that_waits_for_the_prompt_cache_asks_for_no_run_until_the_wait_
         prompt={"system": "word " * 5_000, "user": "Sum up: {text}"},
     )
     run(pipeline, spec, PARTITION, wait=False)
-
-    def wanted() -> Plan:
-        with pipeline.ledger.read() as connection:
-            [night] = unfinished_nights(connection, spec.name, None, set())
-            found, _ = read_night(connection, pipeline, spec, night, lambda *_: True)
-        return plan([found], set())
-
-    waits = wanted()
+    waits = wanted(pipeline, spec)
     assert waits.wanted == ()
     state = waits.waits[PARTITION]
     assert state is not None
@@ -92,4 +98,37 @@ def test_a_night_that_waits_for_the_prompt_cache_asks_for_no_run_until_the_wait_
     with pipeline.ledger.write() as connection:
         before = tables.submission.c.intent_at - LONGEST_WAIT_SECONDS
         connection.execute(sa.update(tables.submission).values(intent_at=before))
-    assert [each.kind for each in wanted().wanted] == [RunKind.SUBMIT]
+    assert [each.kind for each in wanted(pipeline, spec).wanted] == [RunKind.SUBMIT]
+
+
+def test_a_batch_that_a_paused_account_may_have_asks_for_no_run_and_says_so(
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = make_pipeline(accounts=accounts_support.write(tmp_path, monkeypatch))
+    sim.hold()
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(4)), accounts=["north_a", "south"])
+    run(pipeline, spec, PARTITION, wait=False)
+    [sent] = submissions_of(pipeline)
+    lost = {"state": State.ABSENT.value, "window_from": time.time(), "batch_id": None}
+    with pipeline.ledger.write() as connection:
+        connection.execute(sa.update(tables.submission).values(lost))
+        connection.execute(sa.update(tables.shard).values(state=ShardState.WAITING.value))
+        accounts.pause_account(connection, sent.account, "no credit")
+    waits = wanted(pipeline, spec)
+    assert waits.wanted == ()
+    told = f"may still appear in the list of account {sent.account}, which alone sends them until"
+    assert told in str(waits.waits[PARTITION])
+    with pipeline.ledger.write() as connection:
+        accounts.probe_at_once(connection, sent.account)
+    assert [each.kind for each in wanted(pipeline, spec).wanted] == [RunKind.SUBMIT]
+
+
+def wanted(pipeline: Pipeline, spec: JobSpec) -> Plan:
+    """What a tick plans for the job's one night."""
+    with pipeline.ledger.read() as connection:
+        [night] = unfinished_nights(connection, spec.name, None, set())
+        found, _ = read_night(connection, pipeline, spec, night, lambda *_: True)
+    return plan([found], set())
