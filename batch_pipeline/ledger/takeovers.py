@@ -76,11 +76,15 @@ def left_usd(connection: Connection, night_id: int) -> Decimal:
 
 def left_by_account(connection: Connection, night_id: int) -> dict[str, Decimal]:
     """The same by the account whose batches are taken over."""
+    columns = tables.takeover.c
+    query = (
+        sa.select(tables.submission.c.account, columns.left_usd)
+        .join(tables.submission, tables.submission.c.id == columns.submission_id)
+        .where(columns.night_id == night_id, columns.left_usd > Decimal(0))
+    )
     left: dict[str, Decimal] = {}
-    for taken in of_night(connection, night_id).values():
-        if taken.left_usd:
-            account = submissions.get(connection, taken.submission_id).account
-            left[account] = left.get(account, Decimal(0)) + taken.left_usd
+    for account, usd in connection.execute(query):
+        left[account] = left.get(account, Decimal(0)) + usd
     return left
 
 
