@@ -43,7 +43,7 @@ from batch_pipeline.orchestration.sensing import (
 )
 from batch_pipeline.orchestration.sensing.account_polls import OpenPipeline
 from batch_pipeline.orchestration.sensing.run_requests import Plan, UnfinishedNight
-from batch_pipeline.orchestration.shown import metadata
+from batch_pipeline.orchestration.shown import progress_shown
 from batch_pipeline.safe_text import get_logger, one_line
 from batch_pipeline.storage.remote import patience
 
@@ -289,8 +289,8 @@ def _observations(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
-                description=one_line(f"{metadata.headline(state)}{waiting}"),
-                metadata=metadata.of_submission(state, waits, spec.alerts, accounts),
+                description=one_line(f"{progress_shown.headline(state)}{waiting}"),
+                metadata=progress_shown.of_submission(state, waits, spec.alerts, accounts),
             )
         )
     return events, observed

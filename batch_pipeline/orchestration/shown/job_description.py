@@ -23,7 +23,7 @@ def of(spec: JobSpec) -> str:
         "attempts": f"at most {spec.retry.max_attempts}",
         "caching": spec.caching,
     }
-    table = "\n".join(f"| {name} | {cell(value)} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
     about = spec.description or "The documents of a night, as they were when it began."
     return f"{about}\n\n| declared | |\n|---|---|\n{table}"
 
@@ -32,6 +32,6 @@ def _reviewed(spec: JobSpec) -> str:
     return ", reviewed by a person" if spec.pilot.review == "required" else ""
 
 
-def cell(text: str) -> str:
+def _cell(text: str) -> str:
     """Text that cannot break out of a Markdown table."""
     return safe_text.one_line(text.replace("\n", " ")).replace("|", "\\|")

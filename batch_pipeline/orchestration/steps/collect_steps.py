@@ -26,7 +26,12 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.shown import answers_shown, four_answers, metadata
+from batch_pipeline.orchestration.shown import (
+    answers_shown,
+    four_answers,
+    progress_shown,
+    results_shown,
+)
 from batch_pipeline.orchestration.steps import asset_steps, step_partitions
 
 
@@ -51,12 +56,13 @@ def collect_night(
     checked = list(night_checks.of_night(spec, state, rows, groups, written))
     found = {
         COLLECTED_RESULTS: answers_shown.below_headline(
-            metadata.of_results(pipeline, state), answers_shown.of_night(pipeline, spec, partition)
+            results_shown.of_results(pipeline, state),
+            answers_shown.of_night(pipeline, spec, partition),
         ),
-        DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
+        DEAD_LETTER: results_shown.of_dead_letters(pipeline, state, groups),
         COST_REPORT: {
             **four_answers.of_night(spec, state, checked, written),
-            **metadata.of_report(pipeline, state, written),
+            **results_shown.of_report(pipeline, state, written),
         },
     }
     for name, values in found.items():
@@ -67,8 +73,8 @@ def collect_night(
 
 def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: Progress) -> None:
     """Tell a run of all assets what happens by itself, in its log and as an event of results."""
-    night, where = state.night.partition, metadata.headline(state)
-    follows = metadata.what_follows(spec.name, state)
+    night, where = state.night.partition, progress_shown.headline(state)
+    follows = progress_shown.what_follows(spec.name, state)
     asset_steps.log_of(context).info(
         "%s: nothing is materialized yet: %s. %s", night, where, follows
     )
@@ -100,8 +106,8 @@ def _collect(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
-                description=metadata.headline(state),
-                metadata=metadata.of_submission(
+                description=progress_shown.headline(state),
+                metadata=progress_shown.of_submission(
                     state, None, spec.alerts, account_state.look(pipeline, state.night.owner)
                 ),
             )

@@ -37,7 +37,12 @@ from batch_pipeline.orchestration.names import (
     upstream_keys,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.shown import answers_shown, input_shown, metadata
+from batch_pipeline.orchestration.shown import (
+    answers_shown,
+    input_shown,
+    pilot_shown,
+    progress_shown,
+)
 from batch_pipeline.orchestration.steps import asset_steps, step_partitions, upstream_asset
 from batch_pipeline.settings import is_simulated
 
@@ -96,7 +101,7 @@ def input_taken(
     if taken.snapshot.taken_at >= began and SUBMITTED_BATCHES not in selected:
         # To take another input spends nothing, and is no leave to spend.
         steps.note_asked(pipeline, taken.night, wanted=False)
-    table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
+    table = input_shown.of_table(pipeline, spec, taken.snapshot, partition)
     keys = upstream_keys(spec)
     upstream = input_shown.upstream(context.instance, keys, partition)
     asset_steps.log_of(context).info("%s: %s", partition, taken.note)
@@ -104,7 +109,7 @@ def input_taken(
         asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
     yield dg.MaterializeResult(
         asset_key=asset_key(spec.name, INPUT_DATASET),
-        metadata={**metadata.of_input(spec, taken, notices), **upstream, **table},
+        metadata={**input_shown.of_input(spec, taken, notices), **upstream, **table},
         # Whether the night's documents changed, for what Dagster calls stale downstream.
         data_version=dg.DataVersion(taken.snapshot.content_hash),
     )
@@ -126,7 +131,7 @@ def _try_pilot(
     given = state.approvals
     if isinstance(verdict, Waiting):
         asset_steps.log_of(context).info("%s: the pilot waits: %s", partition, verdict)
-        yield dg.MaterializeResult(asset_key=key, metadata=metadata.of_waiting_pilot(verdict))
+        yield dg.MaterializeResult(asset_key=key, metadata=pilot_shown.of_waiting_pilot(verdict))
         return
     lets_go = approvals.lets_go(verdict, given)
     yield dg.AssetCheckResult(
@@ -136,7 +141,7 @@ def _try_pilot(
         passed=verdict["open"] and lets_go,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
-            **metadata.of_gate(partition, verdict, given),
+            **pilot_shown.of_gate(partition, verdict, given),
             **night_checks.pilot_limits(spec),
         },
     )
@@ -147,7 +152,7 @@ def _try_pilot(
     yield dg.MaterializeResult(
         asset_key=key,
         metadata=answers_shown.below_headline(
-            metadata.of_pilot(verdict, given, simulated=simulated),
+            pilot_shown.of_pilot(verdict, given, simulated=simulated),
             answers_shown.of_night(pipeline, spec, partition),
         ),
     )
@@ -177,7 +182,7 @@ def _send(
         log.warning("%s: %s", partition, warning.message)
     yield dg.MaterializeResult(
         asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-        metadata=metadata.of_submission(
+        metadata=progress_shown.of_submission(
             state, waiting.state, spec.alerts, account_state.look(pipeline, state.night.owner)
         ),
     )
@@ -196,7 +201,7 @@ def fail_if_gated(spec: JobSpec, state: Progress) -> None:
     for found in states_of(night_state.facts_of(state, spec.alerts)):
         if found.kind in (Kind.PILOT_CLOSED, Kind.BREAKER_OPEN):
             error = night_state.error_of(state.night, found, state.waiting)
-            page = metadata.of_page(state.night.pilot or {})
+            page = pilot_shown.of_page(state.night.pilot or {})
             raise dg.Failure(str(error), metadata=page, allow_retries=False)
 
 
@@ -240,7 +245,7 @@ def _observing(
         observed_at = time.monotonic()
         state = steps.progress(pipeline, night)
         alerts.look(pipeline, spec.alerts, state)
-        headline = metadata.headline(state)
+        headline = progress_shown.headline(state)
         if headline == observed:
             return
         observed = headline
@@ -249,7 +254,7 @@ def _observing(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=headline,
-                metadata=metadata.of_submission(
+                metadata=progress_shown.of_submission(
                     state, None, spec.alerts, account_state.look(pipeline, state.night.owner)
                 ),
             )
