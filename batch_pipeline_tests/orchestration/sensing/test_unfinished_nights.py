@@ -27,7 +27,7 @@ from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, SHARD, STATE
 from batch_pipeline_tests.support import PARTITION, alone, documents, job, write_rows
 
-FACTS = Facts("review", "all", "default")
+FACTS = Facts("review", "all")
 
 
 @pytest.mark.parametrize(
