@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -87,28 +87,30 @@ def show_status(
             return
         console.print(_nights_table(states, found))
         for state in states:
-            if details:
+            if details and state.submissions:
                 console.print(_batches_table(state))
-            notes = [
-                *_warnings(state, warned[state.night.id]),
-                *(_notes(state, found[state.night.id], warned[state.night.id]) if details else ()),
-                *(map(_alert, recorded[state.night.id]) if details else ()),
-            ]
-            for note in notes:
-                console.print(f"  {one_line(note)}", soft_wrap=True, highlight=False, markup=False)
+            notes = _warnings(state, warned[state.night.id])
+            if details:
+                notes += _notes(state, found[state.night.id], warned[state.night.id])
+                notes += _alerts(recorded[state.night.id], warned[state.night.id])
+            _print_lines(console, notes)
         if len(accounts) > 1:
             console.print(accounts_table(accounts))
-        for line in troubles_of(accounts):
-            console.print(f"  {one_line(line)}", soft_wrap=True, highlight=False, markup=False)
+        _print_lines(console, troubles_of(accounts))
         if any(state.account.simulated for state in states):
             console.print(SIMULATED)
 
     output.answer(document, show)
 
 
+def _print_lines(console: SafeConsole, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(f"  {one_line(line)}", soft_wrap=True, highlight=False, markup=False)
+
+
 def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, NightState]) -> Table:
     table = plain_table()
-    for name in ("night", "account", "state"):
+    for name in ("night", "owner", "state"):
         table.add_column(name, overflow="fold")
     for name in ("items", "done", "aside", "batches", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -169,9 +171,15 @@ def _warnings(state: progress.Progress, found: Sequence[NightWarning]) -> list[s
     return [f"warning: {place}: {warning.message}" for warning in found]
 
 
-def _alert(alert: Alert) -> str:
-    at = datetime.fromtimestamp(alert.sent_at or alert.recorded_at, UTC)
-    return f"alert ({alert.state} {at:%m-%d %H:%M}): {alert.message}"
+def _alerts(recorded: Sequence[Alert], warned: Sequence[NightWarning]) -> list[str]:
+    """What was told and when; what a warning says already is not said again."""
+    shown = {warning.message for warning in warned}
+    lines = []
+    for alert in recorded:
+        at = datetime.fromtimestamp(alert.sent_at or alert.recorded_at, UTC)
+        said = f"{alert.code}, as above" if alert.message in shown else alert.message
+        lines.append(f"alert ({alert.state} {at:%m-%d %H:%M}): {said}")
+    return lines
 
 
 def _notes(

@@ -93,13 +93,13 @@ class Control:
         return self._record(ActionKind.PRUNE, night, reason, outcome)
 
     def _night(self, partition: str) -> Night:
-        """The night under the account in force, which has to have begun."""
+        """The night of the job's present owner, which has to have begun."""
         owner = self.pipeline.owner(self.spec).name
         with self.pipeline.ledger.read() as connection:
             night = nights.find_night(connection, self.spec.name, partition, owner)
         if night is None:
             raise UsageError(
-                f"{self._place(partition)} has not been run under account {owner!r}: materialize "
+                f"{self._place(partition)} has not been run for owner {owner!r}: materialize "
                 "input_dataset, pilot_sample and submitted_batches of it."
             )
         return night

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,7 +33,14 @@ from batch_pipeline.errors import (
 )
 from batch_pipeline.flow.connections import Owner
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, failure_page, night_state, notification, progress
+from batch_pipeline.flow.status import (
+    alerts,
+    failure_page,
+    night_state,
+    notification,
+    progress,
+    warnings,
+)
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.flow.status.warnings import GATES, HOME_UNAVAILABLE, STORAGE
 from batch_pipeline.jobs.spec import JobSpec
@@ -123,8 +130,9 @@ def record(
         is_new = not _is_told(state, spec, error)
         if is_new:
             failure = _as_json(found, night, step=step, by=by, at=now(connection))
+            state = replace(state, night=replace(state.night, failure=failure))
+            failure["of_sender"] = warnings.is_of_sender(state)
             nights.update_night(connection, night.id, failure=failure)
-            state = progress.of_night(connection, night.id)
     log.error("%s %s failed: %s; %s", spec.name, partition, found.reason, found.remedy)
     alerts.look(pipeline, spec.alerts, state)
     if is_new and not state.complete:
@@ -248,7 +256,11 @@ def _is_told(state: Progress, spec: JobSpec, error: Exception) -> bool:
 
 
 def _as_json(found: Failure, night: Night, *, step: str, by: str, at: float) -> dict[str, Any]:
-    """What the ledger keeps; `since`: the first time in a row that it failed for such a reason."""
+    """What the ledger keeps; `since`: the first time in a row that it failed for such a reason.
+
+    `of_sender` is added: whether its account was refused, paused or unanswered then, which has an
+    alert of its own.
+    """
     before = night.failure or {}
     since = before["since"] if before.get("code") == found.code else at
     return {**asdict(found), "at": at, "since": since, "step": step, "by": by}
@@ -280,20 +292,25 @@ def _clear(pipeline: Pipeline, spec: JobSpec, partition: str, step: str) -> None
 def _tell_without_ledger(
     pipeline: Pipeline, spec: JobSpec, partition: str, error: Exception, problem: Exception
 ) -> None:
-    """Tell of a failure that the ledger cannot hold: a full disk, a database that is down."""
+    """Tell of a failure that the ledger cannot hold: a full disk, a database that is down, an
+    accounts.yaml that does not say whose the night is."""
     found = explain(spec, partition, error, pipeline.settings.home)
     text = f"{found.reason}; {found.remedy}"
     if problem is not error:
         text += f" (the ledger does not hold this: {clipped(one_line(str(problem)), 300)})"
     log.error("%s %s failed: %s", spec.name, partition, text)
-    _send_unrecorded(pipeline, f"{spec.name} {partition}", text)
+    of_home = _code(problem, pipeline.settings.home) == STORAGE
+    code = HOME_UNAVAILABLE if of_home else "night_failed"
+    _send_unrecorded(pipeline, f"{spec.name} {partition}", text, code=code)
 
 
-def _send_unrecorded(pipeline: Pipeline, place: str, text: str) -> None:
+def _send_unrecorded(
+    pipeline: Pipeline, place: str, text: str, *, code: str = HOME_UNAVAILABLE
+) -> None:
     with contextlib.suppress(Exception):  # an alert must not hide what it is about
         notification.send_unrecorded(
             pipeline.settings.alert_urls,
-            f"{place}: {notification.TITLES[HOME_UNAVAILABLE]}",
+            f"{place}: {notification.TITLES[code]}",
             text,
-            about=pipeline.settings.ledger_url,
+            about=f"{code} {pipeline.settings.ledger_url}",
         )

@@ -286,17 +286,17 @@ def _refuse_simulated(spec: JobSpec, night: Night, sources: Sources) -> None:
     if copied is not None and copied.simulated and not is_simulated(night.owner):
         raise InputDataError(
             f"{spec.name} {night.partition}: the answers of {copied.origin} are a simulator's, and "
-            f"this night would be bought of the API; nothing was sent. Run {spec.input.job} under "
-            f"account {night.owner!r} first."
+            f"this night would be bought of the API; nothing was sent. Run {spec.input.job} for "
+            f"owner {night.owner!r} first."
         )
 
 
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
-    what = "simulated" if former.simulated else f"run under account {former.name!r}"
+    what = "simulated" if former.simulated else f"run for owner {former.name!r}"
     if former.simulated:
         # Raw lines of the API are kept for ever; a simulator's must not lie among them.
         pipeline.files.remove(paths.raw(night.job, night.partition))
         pipeline.files.remove(paths.raw_realtime(night.job, night.partition))
-    note = f"this night was {what} before; it starts over under account {night.owner!r}"
+    note = f"this night was {what} before; it starts over for owner {night.owner!r}"
     log.warning("%s %s: %s", night.job, night.partition, note)
     return note

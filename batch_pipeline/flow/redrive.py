@@ -152,11 +152,11 @@ def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
     run = f"`batch-pipeline run {spec.name} --partition {partition}`"
     if night is None or night.snapshot_id is None:
         raise UsageError(
-            f"{spec.name} {partition} has not been run under account {owner!r}; {run} does that."
+            f"{spec.name} {partition} has not been run for owner {owner!r}; {run} does that."
         )
     if shown is not None and shown.id != night.id:
         raise UsageError(
-            f"{spec.name} {partition}: the dead letters shown are of account {shown.owner!r}, "
+            f"{spec.name} {partition}: the dead letters shown are of owner {shown.owner!r}, "
             f"not of {owner!r}; {run} takes the night over first."
         )
     return night

@@ -103,7 +103,7 @@ def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | 
     awaited = copies.settle(pipeline, spec, night)
     night, snapshot = plan.current(pipeline, night)
     if awaited is not None:
-        facts = Facts(night.job, night.partition, night.owner, waits_for=awaited)
+        facts = Facts(night.job, night.partition, waits_for=awaited)
         return Waiting(state_of(facts), night.open_requests)
     if night.revision != before.revision:
         night_input.keep_estimate(pipeline, spec, night, snapshot)
@@ -143,7 +143,7 @@ def submit(
     with pipeline.ledger.read() as connection:
         gates = night_gates.gates_of(connection, spec, Declaration.of(spec), night)
     if gates.declaration_changed or not gates.judged or gates.pilot is not None:
-        facts = Facts(night.job, night.partition, night.owner, gates=gates)
+        facts = Facts(night.job, night.partition, gates=gates)
         return Submitted(0, Waiting(state_of(facts), progress(pipeline, night).waiting))
     night = plan.take_back_too_large(pipeline, spec, night)
     _plan(pipeline, spec, night, snapshot)

@@ -21,6 +21,7 @@ from batch_pipeline.errors import DeclarationError, UsageError
 from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec, read
 from batch_pipeline.settings import (
     DEFAULT_ACCOUNT,
+    MOST_QUEUED_REQUESTS,
     MOST_USD_PER_MONTH,
     SIMULATOR_ACCOUNT,
     Settings,
@@ -116,6 +117,13 @@ class Accounts:
             if self.organisation_of(name) == organisation
         )
         return next((limit for limit in limits if limit is not None), self.queue_limit_set)
+
+    def queue_limit_setting(self, organisation: str) -> str:
+        """The name of the setting of `queue_limit`."""
+        for name, spec in self.by_name.items():
+            if self.organisation_of(name) == organisation and spec.max_queued_requests is not None:
+                return f"max_queued_requests of account {name}"
+        return MOST_QUEUED_REQUESTS
 
     def ceiling(self, name: str) -> tuple[Decimal | None, str]:
         """The most USD of an account in a calendar month, and the name of the setting that says

@@ -281,7 +281,7 @@ class Report:
     that had been asked before. `other_models` were declared earlier in the night. `turnaround` is
     in seconds, from a batch's acceptance to the poll that saw its end. Token distributions are of
     billed answers. `differences` are from what was foreseen, the earliest first. `trend` are the
-    job's latest nights under the account up to this one, oldest first. `estimated_cost_usd` is what
+    latest nights of the job's owner up to this one, oldest first. `estimated_cost_usd` is what
     answers that do not say what was billed for them have cost at most; it is in none of the sums.
     `avoided` is what each part of the declaration saves, and in none either; `cascade` what the
     escalation came to, None where none is declared.

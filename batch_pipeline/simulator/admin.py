@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.simulator.batches import BatchStore
+from batch_pipeline.simulator.batches.store import BatchStore
 from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.responses import Json
 from batch_pipeline.simulator.wire import MAX_REQUESTS_PER_BATCH, invalid_request

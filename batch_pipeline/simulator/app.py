@@ -1,6 +1,6 @@
 """The HTTP interface: routes, headers, credentials and error bodies around the batch store.
 
-Rules about batches and messages do not belong here: they are in `checks` and `batches`.
+Rules about batches and messages do not belong here: they are in `checking` and `batches`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from batch_pipeline.simulator.admin import AdminEndpoints
 from batch_pipeline.simulator.answers.prompt_cache import Work
 from batch_pipeline.simulator.answers.tokens import count_input
-from batch_pipeline.simulator.batch import Batch
-from batch_pipeline.simulator.batches import BatchStore
+from batch_pipeline.simulator.batches.batch import Batch
+from batch_pipeline.simulator.batches.settlement import Responder
+from batch_pipeline.simulator.batches.spool import Spool, chunks_of
+from batch_pipeline.simulator.batches.store import BatchStore
 from batch_pipeline.simulator.books.books import Books, content_digest
-from batch_pipeline.simulator.checks import check_message
+from batch_pipeline.simulator.checking.checks import check_message
 from batch_pipeline.simulator.connection import unless_taken
 from batch_pipeline.simulator.faults.declaration import Endpoint
 from batch_pipeline.simulator.faults.file import FaultsError, parse_faults
@@ -40,8 +42,6 @@ from batch_pipeline.simulator.middleware import NameEveryResponse
 from batch_pipeline.simulator.models import MODELS, all_models, model_info
 from batch_pipeline.simulator.rate_limits import RateLimiters
 from batch_pipeline.simulator.responses import Json, error_response
-from batch_pipeline.simulator.settlement import Responder
-from batch_pipeline.simulator.spool import Spool, chunks_of
 from batch_pipeline.simulator.wire import (
     MAX_BYTES_PER_REQUEST,
     RETRY_AFTER_SECONDS,

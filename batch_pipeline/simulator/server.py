@@ -21,16 +21,16 @@ import uvicorn
 
 from batch_pipeline.simulator.answers.prompt_cache import DEFAULT_HITS, PromptCache
 from batch_pipeline.simulator.app import Api, Hooks
-from batch_pipeline.simulator.batch import Pace
-from batch_pipeline.simulator.batches import BatchStore
+from batch_pipeline.simulator.batches.batch import Pace
+from batch_pipeline.simulator.batches.settlement import Responder
+from batch_pipeline.simulator.batches.spool import Spool
+from batch_pipeline.simulator.batches.store import BatchStore
 from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.connection import CuttableProtocol
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.faults.declaration import Faults
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.rate_limits import MessageLimits, RateLimiters
-from batch_pipeline.simulator.settlement import Responder
-from batch_pipeline.simulator.spool import Spool
 from batch_pipeline.simulator.workspaces import DEFAULT, Workspace
 
 HOST = "127.0.0.1"

@@ -57,7 +57,7 @@ def test_a_night_that_was_never_begun_says_when_it_was_due(program: Program) -> 
     ended = program("status", job, "-p", "2026-01-04")
     assert ended.code == 0
     assert "due at 2026-01-05 01:30 UTC by the schedule '30 1 * * *'" in ended.out
-    assert "the newest 2026-01-05" in ended.out
+    assert "the newest is 2026-01-05" in ended.out
     document = program("status", job, "-p", "2026-01-04", "--json").document
     assert document["nights"] == []
     assert (document["never_begun"]["complete"], document["never_begun"]["newest"]) == (

@@ -13,6 +13,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import (
     AccountError,
     ApiUnavailableError,
+    DeclarationError,
     GateClosedError,
     InputDataError,
     LedgerError,
@@ -21,11 +22,14 @@ from batch_pipeline.errors import (
     UsageError,
 )
 from batch_pipeline.flow import failures
+from batch_pipeline.flow.run import run
 from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
+from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.status.test_alerts import Receiver
-from batch_pipeline_tests.support import PARTITION, job
+from batch_pipeline_tests.support import PARTITION, documents, job, write_rows
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -88,6 +92,47 @@ def test_a_failure_stays_until_such_a_step_ends_well(make_pipeline: MakePipeline
     assert step("run") is None
     # What a gate holds back is the night's state.
     assert step("submit", GateClosedError("the pilot's gate is closed")) is None
+
+
+def test_a_key_that_is_good_again_is_no_second_alert(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    """The run that goes on meets with the failure of the one before, until it ends well."""
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(3)), pilot={"size": 0})
+    run(make_pipeline(), spec, "all")
+
+    def again() -> None:
+        pipeline = make_pipeline()
+        with failures.recorded(pipeline, spec, PARTITION, step="run", by="me"):
+            run(pipeline, spec, PARTITION)
+
+    spec = spec.model_copy(update={"name": "other"})
+    sim.set_faults(Faults.of(outages=[{"from_call": 1, "fault": {"kind": "revoked_key"}}]))
+    with pytest.raises(AccountError):
+        again()
+    sim.set_faults(Faults())
+    again()
+    with make_pipeline().ledger.read() as connection:
+        assert list(connection.scalars(sa.select(tables.alert.c.code))) == ["key_refused"]
+
+
+def test_an_accounts_file_that_cannot_be_read_is_told_as_a_failed_night(
+    make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    receiver = Receiver()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    file = tmp_path / "accounts.yaml"
+    file.write_text("a: {key_evn: A}\n")
+    pipeline = make_pipeline(alert_urls=receiver.url, accounts=file)
+    spec = job("/in.jsonl")
+    with (
+        pytest.raises(DeclarationError),
+        failures.recorded(pipeline, spec, PARTITION, step="input_dataset", by="me"),
+    ):
+        pipeline.owner(spec)
+    receiver.server.shutdown()
+    assert receiver.titles == ["review all: the night has failed"]
+    assert "key_evn" in receiver.received[0]["message"]
 
 
 def test_a_wrong_command_in_a_new_home_leaves_nothing_behind(make_pipeline: MakePipeline) -> None:

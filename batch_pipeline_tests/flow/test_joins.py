@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import duckdb
@@ -70,3 +73,11 @@ def test_a_join_that_failed_leaves_nothing_behind(files: Files, tmp_path: Path) 
         [(limit,)] = connection.execute("SELECT current_setting('memory_limit')").fetchall()
     assert limit == "244.1 MiB"
     assert not list((tmp_path / ".staging").iterdir())
+
+
+def test_a_query_that_is_interrupted_is_an_interrupt(files: Files) -> None:
+    """And no error of the night, which would be recorded and told as a fault of the program."""
+    endless = "SELECT sum(a.range * b.range) FROM range(100_000_000) a, range(1_000_000) b"
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt), joins.tables(files, {}) as connection:
+        connection.execute(endless)

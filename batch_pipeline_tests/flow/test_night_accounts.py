@@ -56,7 +56,7 @@ def test_a_simulator_does_not_replace_real_answers(
     real = make_pipeline(api=RealApi())
     run(real, spec, PARTITION)
     before = results(real, spec)
-    with pytest.raises(UsageError, match="holds real answers of account 'default'"):
+    with pytest.raises(UsageError, match="holds real answers of owner 'default'"):
         run(make_pipeline(), spec, PARTITION)
     assert results(real, spec) == before
     assert sim.books.accepted_requests == 5
@@ -97,7 +97,7 @@ def test_taking_the_input_tells_of_a_night_that_is_replaced(
     run(make_pipeline(api=RealApi(), account="one"), spec, PARTITION)
     other = make_pipeline(api=RealApi(), account="two")
     taken = night_input.take_input(other, spec, steps.open_night(other, spec, PARTITION))
-    assert "run under account 'one' before; it starts over under account 'two'" in taken.note
+    assert "run for owner 'one' before; it starts over for owner 'two'" in taken.note
     assert results(other, spec) == []
 
 

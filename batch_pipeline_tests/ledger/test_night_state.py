@@ -21,7 +21,7 @@ from batch_pipeline.ledger.admission.night_state import (
 from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, Queue
 from batch_pipeline_tests.support import alone
 
-NIGHT = Facts("review", "2026-11-01", "main")
+NIGHT = Facts("review", "2026-11-01", ("main",))
 RUN = "`batch-pipeline run review --partition 2026-11-01`"
 # What leads to each kind, in the order in which they are looked for, and what is said then.
 WAYS: list[tuple[Kind, dict[str, Any], str, str]] = [

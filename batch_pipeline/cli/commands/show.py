@@ -49,7 +49,7 @@ def _show(found: Item) -> None:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    say(f"{found.job} {found.partition}, account {found.account}: {found.id}")
+    say(f"{found.job} {found.partition}, owner {found.account}: {found.id}")
     say(f"Now: {_where(found)}.")
     for note in found.notes:
         say(f"Note: {note}.")

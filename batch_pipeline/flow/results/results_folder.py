@@ -60,7 +60,7 @@ def former_account(pipeline: Pipeline, night: Night) -> Account | None:
         mine = accounts.get_account(connection, night.owner)
     if mine.simulated and not former.simulated:
         raise UsageError(
-            f"{night.job} {night.partition} holds real answers of account {former.name!r}; the "
+            f"{night.job} {night.partition} holds real answers of owner {former.name!r}; the "
             "simulator does not replace them. Set another BATCH_PIPELINE_HOME to simulate."
         )
     return former

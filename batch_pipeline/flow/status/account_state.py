@@ -53,7 +53,8 @@ class AccountState:
     """An account at a time; its name, owner and organisation are the ledger's.
 
     `used` are all requests in the queue of the organisation, those of its other accounts included,
-    of `limit` that it may have: the smaller one of `limit_set` and `limit_read`. `declared` is
+    of `limit` that it may have: the smaller one of `limit_set`, by the setting `limit_setting`, and
+    `limit_read`. `declared` is
     False where accounts.yaml does not have it any more. `spent` is of the present month, under a
     `ceiling` in USD, if there is one.
     """
@@ -63,6 +64,7 @@ class AccountState:
     limit: int
     limit_set: int | None
     limit_read: int | None
+    limit_setting: str
     used: int
     spent: Spending
     ceiling: Decimal | None
@@ -139,14 +141,25 @@ class AccountState:
             )
         yield from self.limit_troubles()
 
+    @property
+    def is_set_too_high(self) -> bool:
+        """Whether the queue limit that is set is above the one that the API gives."""
+        said, read = self.limit_set, self.limit_read
+        return said is not None and read is not None and said > read
+
+    @property
+    def limit_trouble(self) -> str:
+        """What is said of a queue limit that is set too high."""
+        return (
+            f"{self.limit_setting} is {self.limit_set:,}, and the API gives organisation "
+            f"{self.organisation} {self.limit_read:,}, which counts: nothing is lost, batches go "
+            "out more slowly; correct the setting, or ask the API for a higher limit"
+        )
+
     def limit_troubles(self) -> Iterator[str]:
         """Of these, limits and ceilings: no warning of a night tells them."""
-        said, read = self.limit_set, self.limit_read
-        if said is not None and read is not None and said > read:
-            yield (
-                f"max_queued_requests is {said:,}, and the API gives the organisation {read:,}, "
-                "which counts; correct it"
-            )
+        if self.is_set_too_high:
+            yield self.limit_trouble
         if self.ceiling is not None and self.spent.total >= self.ceiling:
             yield (
                 f"{usd(self.spent.total)} of {usd(self.ceiling)} a month are billed or reserved; "
@@ -247,8 +260,11 @@ def _states(
         organisation = known.get(name, Organisation(name))
         declared = pipeline.accounts.declared_as(account.name)
         limit_set = ceiling = None
+        limit_setting = ""
         if declared is not None:
-            limit_set = pipeline.accounts.queue_limit(pipeline.accounts.organisation_of(declared))
+            limits = pipeline.accounts.organisation_of(declared)
+            limit_set = pipeline.accounts.queue_limit(limits)
+            limit_setting = pipeline.accounts.queue_limit_setting(limits)
             ceiling, _ = pipeline.accounts.ceiling(declared)
         states.append(
             AccountState(
@@ -257,6 +273,7 @@ def _states(
                 limit=organisation.queue_limit(limit_set),
                 limit_set=limit_set,
                 limit_read=organisation.limit_read,
+                limit_setting=limit_setting,
                 used=sum(at_api[each].queued for each in of if of[each] == name and each in at_api),
                 spent=budget.account_month(connection, account.name),
                 ceiling=ceiling,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import notification, warnings
+from batch_pipeline.flow.status import account_state, notification, warnings
 from batch_pipeline.flow.status.batch_warnings import NightWarning
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
@@ -31,6 +31,8 @@ ACCOUNT_WIDE = (
     "api_unavailable",
     warnings.HOME_UNAVAILABLE,
 )
+# Follows from a setting and not from a night, so that it is no warning of one.
+QUEUE_LIMIT = "queue_limit_too_high"
 # Of one kind and one look; the ledger has them all.
 MOST_LOGGED = 5
 
@@ -63,11 +65,36 @@ def look(pipeline: Pipeline, alert_limits: AlertsSpec, *states: Progress) -> set
         for state in states
         for cause in causes(state, alert_limits)
     ]
+    holding.extend(_limits_set_too_high(pipeline, states))
     added = _record(pipeline, holding)
     for state in states:
         _log(state, [alert for alert in added if alert.night_id == state.night.id])
     notification.send_due(pipeline)
     return {alert.cause for alert in added}
+
+
+def _limits_set_too_high(pipeline: Pipeline, states: Iterable[Progress]) -> list[NewAlert]:
+    """Queue limits that are set above the API's: one alert for each, whatever the nights."""
+    night_of = {state.night.owner: state.night.id for state in states}
+    if not night_of:
+        return []
+    with pipeline.ledger.read() as connection:
+        found = account_state.of_owners(connection, pipeline, night_of)
+    high = {
+        f"{QUEUE_LIMIT} {each.organisation} {each.limit_set} {each.limit_read}": each
+        for each in found
+        if each.is_set_too_high
+    }
+    return [
+        NewAlert(
+            night_of[each.account.owned_by],
+            cause,
+            QUEUE_LIMIT,
+            each.limit_trouble,
+            account_wide=True,
+        )
+        for cause, each in high.items()
+    ]
 
 
 def tell(pipeline: Pipeline, holding: Sequence[NewAlert]) -> None:

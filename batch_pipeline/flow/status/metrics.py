@@ -39,6 +39,8 @@ log = get_logger(__name__)
 PREFIX = "batch_pipeline_"
 # Complete nights count among documents, errors and dead letters for this time.
 RECENT_SECONDS = 86_400.0
+# The label of what waits: which account sends it is decided when it goes.
+NO_ACCOUNT = ""
 # Whoever asks more often gets the same figures again: reading a year of nights takes a second.
 CACHED_SECONDS = 5.0
 
@@ -64,7 +66,7 @@ _FAMILIES = {
         ("account", "organisation"),
     ),
     "requests": (
-        "Requests of nights that are not complete: waiting here, or by the state of their batch.",
+        "Requests of open nights: waiting here, without an account, or by state of their batch.",
         ("job", "account", "state"),
     ),
     "requests_waiting": (
@@ -208,7 +210,7 @@ def _of_waiting(found: _Found, state: Progress, kind: Kind) -> None:
     if night.failure is not None:
         found.add("night_failures", 1, night.job, night.failure["code"])
     if state.waiting:
-        found.add("requests", state.waiting, night.job, night.owner, "waiting")
+        found.add("requests", state.waiting, night.job, NO_ACCOUNT, "waiting")
         found.add("requests_waiting", state.waiting, night.job, kind.value)
 
 

@@ -34,8 +34,8 @@ class NeverBegun:
             when = f"the schedule {self.schedule!r} does not run it"
         others = "no other night of the job has been run either"
         if self.nights:
-            others = f"complete are {self.complete:,} of {self.nights:,} nights of the job"
-            others += f", the newest {self.newest}" if self.newest is not None else ""
+            others = f"of the job's {self.nights:,} other nights {self.complete:,} are complete"
+            others += f", the newest is {self.newest}" if self.newest is not None else ""
         return (
             f"{self.job} {self.partition} was never begun ({when}); {others}. "
             f"`batch-pipeline run {self.job} --partition {self.partition}` begins it."

@@ -63,7 +63,7 @@ def facts_of(
     facts = Facts(
         job=night.job,
         partition=night.partition,
-        account=night.owner,
+        accounts=tuple(each.name for each in state.accounts),
         complete=state.complete,
         held=night.held_at is not None,
         paused=state.account.paused_reason,

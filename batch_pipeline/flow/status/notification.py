@@ -70,6 +70,7 @@ TITLES = {
     "night_refused": "the API refused a batch",
     "other_workspace": "the key is one of another workspace",
     "over_budget": "a ceiling is passed",
+    "queue_limit_too_high": "the queue limit is set above the API's",
     "results_gone": "results were deleted uncollected",
     "results_near_deletion": "results near their deletion",
     "uncollected": "results are not collected",
@@ -159,7 +160,7 @@ def _messages(claimed: Sequence[Alert], found: dict[int, Night]) -> list[Message
         lines = [one_line(alert.message) for alert in group[:MOST_LINES]]
         if len(group) > MOST_LINES:
             lines.append(f"and {len(group) - MOST_LINES:,} more")
-        lines.append(f"Account {night.owner}. Where it stands: batch-pipeline status {night.job}")
+        lines.append(f"Owner {night.owner}. Where it stands: batch-pipeline status {night.job}")
         title = f"{night.job} {night.partition}: {TITLES.get(code, code)}"
         kind = "success" if code in GOOD else "failure" if code in BAD else "warning"
         messages.append(Message(title, "\n".join(lines), kind, tuple(group)))

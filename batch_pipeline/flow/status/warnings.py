@@ -106,7 +106,7 @@ def of_state(
     for found in states_of(night_state.facts_of(state, alert_limits)):
         if found.kind is Kind.RUNNING:
             return
-        if found.kind is Kind.FAILED and _is_told_otherwise(state):
+        if found.kind is Kind.FAILED and is_of_sender(state):
             continue
         if found.kind in codes:
             code = codes[found.kind]
@@ -114,15 +114,18 @@ def of_state(
                 code = HOME_UNAVAILABLE
             held = f"{state.waiting:,} requests are held back; " if state.waiting else ""
             message = f"{found.reason}; {held}{found.remedy}"
-            yield NightWarning(code, message, key=_key(found.kind, state))
+            # What its account was told for is no news once the account can be used again.
+            alerts = found.kind is not Kind.FAILED or not _failure(state).get("of_sender")
+            yield NightWarning(code, message, key=_key(found.kind, state), alerts=alerts)
 
 
 def _failure(state: Progress) -> Mapping[str, Any]:
     return state.night.failure or {}
 
 
-def _is_told_otherwise(state: Progress) -> bool:
-    """Whether a night failed for its account or the API, of which another warning tells already."""
+def is_of_sender(state: Progress) -> bool:
+    """Whether a night failed because its account is refused, paused or unanswered, and still is:
+    another warning tells of that."""
     account, code = state.account, _failure(state).get("code")
     if code == "account":
         return account.key_refused is not None or account.paused_at is not None

@@ -132,7 +132,7 @@ def resting(connection: Connection, night: Night) -> Waiting | None:
 
 def unanswered(night: Night, failure: object, requests: int = 0) -> Waiting:
     """Why `requests` of a night wait after the API did not answer a call."""
-    facts = Facts(night.job, night.partition, night.owner, unanswered=str(failure))
+    facts = Facts(night.job, night.partition, unanswered=str(failure))
     return Waiting(state_of(facts), requests)
 
 

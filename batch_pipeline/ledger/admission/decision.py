@@ -93,7 +93,7 @@ def decide(
             return decision
         found.append(decision)
     if not found:
-        state = state_of(Facts(night.job, night.partition, "", unanswered="no account answers"))
+        state = state_of(Facts(night.job, night.partition, unanswered="no account answers"))
         return Decision(may_go=False, state=state, account="", shard=shard)
     soonest = max(found, key=lambda decision: RANK[decision.state.kind])
     if len(found) == 1:
@@ -248,7 +248,7 @@ def _facts_of(
     return Facts(
         job=night.job,
         partition=night.partition,
-        account=", ".join(each.name for each in (paused or known)),
+        accounts=tuple(each.name for each in (paused or known)),
         held=night.held_at is not None,
         paused=stopped,
         probe_at=min((each.probe_at for each in paused if each.probe_at), default=None),

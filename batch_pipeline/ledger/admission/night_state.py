@@ -108,21 +108,22 @@ class ShortOfBudget:
 class Facts:
     """What is known of a night; a default says that something is in order, or not known.
 
-    `terminated`: a person terminated the run that submitted it last. `paused` says why its account
-    sends nothing, `probe_at` when that is tried by itself (seconds since the epoch). `unanswered`
-    is how the API failed just now, `at_work` what is under way, `short_of_budget` the ceiling that
-    has no room. `backing_off` says until when requests that failed are not asked again.
+    `accounts` are those that may send it, or those of them that are paused. `terminated`: a person
+    terminated the run that submitted it last. `paused` says why they send nothing, `probe_at` when
+    that is tried by itself (seconds since the epoch). `unanswered` is how the API failed just now,
+    `at_work` what is under way, `short_of_budget` the ceiling that has no room. `backing_off` says
+    until when requests that failed are not asked again.
     `waits_for` is the partition whose answers the night is to reuse, once that one is complete.
     `too_large` are the requests of the next shard and the queue limit that they exceed,
     `older_night` names one that goes first, `queue_full` says which limit has no room.
-    `key_refused` is how the API refuses the account's key, `failed` says why a step failed and what
+    `key_refused` is how the API refuses their keys, `failed` says why a step failed and what
     to do about it: nothing is kept back for that.
     `asked` tells whether a person or a schedule wants this input to be submitted.
     """
 
     job: str
     partition: str
-    account: str
+    accounts: tuple[str, ...] = ()
     complete: bool = False
     held: bool = False
     terminated: bool = False
@@ -141,6 +142,11 @@ class Facts:
     older_night: str | None = None
     queue_full: str | None = None
     asked: bool = True
+
+    @property
+    def senders(self) -> str:
+        """The accounts, for people: `account a`, `accounts a, b`."""
+        return f"account{'s' if len(self.accounts) > 1 else ''} {', '.join(self.accounts)}"
 
     @property
     def run_command(self) -> str:
@@ -196,15 +202,15 @@ def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
     if facts.key_refused is not None:
         yield NightState(
             Kind.KEY_REFUSED,
-            f"the API refuses the key of account {facts.account}: {facts.key_refused}",
-            "set a key of the same workspace wherever nights are run; nothing is lost, what is in "
-            "flight goes on there, and the night by itself once the key is taken, or by "
-            f"{facts.run_command}",
+            f"the API refuses the key of {facts.senders}: {facts.key_refused}",
+            "set a key of the same workspace wherever nights are run; nothing is lost: batches in "
+            "flight go on at the API, and once the key is accepted the night goes on by itself "
+            f"under Dagster, otherwise with {facts.run_command}",
         )
     if facts.paused is not None:
         yield NightState(
             Kind.PAUSED,
-            f"submission is paused for account {facts.account}: {facts.paused}",
+            f"submission is paused for {facts.senders}: {facts.paused}",
             "settle it in the API's console, then run the night again: that tries at once"
             f"{_probe(facts)}",
         )

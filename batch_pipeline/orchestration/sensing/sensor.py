@@ -75,7 +75,7 @@ NOTHING_SEEN = Seen((), {})
 def tick(
     context: dg.SensorEvaluationContext, open_pipeline: OpenPipeline, spec: JobSpec
 ) -> dg.SensorResult:
-    """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
+    """One evaluation of the sensor: all unfinished nights of the job's present owner."""
     with (
         failures_shown.without_secrets(),
         logs.context(job=spec.name),

@@ -237,7 +237,7 @@ def require_input(night: Night) -> None:
     """Fail where the night's input has not been taken."""
     if night.snapshot_id is None:
         raise dg.Failure(
-            f"{night.job} {night.partition} has no input yet under account {night.owner!r}: "
+            f"{night.job} {night.partition} has no input yet for owner {night.owner!r}: "
             "materialize input_dataset first.",
             allow_retries=False,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batch_pipeline.simulator.documents import content_of, media_blocks, pdf_of
+from batch_pipeline.simulator.checking.documents import content_of, media_blocks, pdf_of
 
 CITED_CHARACTERS = 150
 

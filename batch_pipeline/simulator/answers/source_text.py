@@ -8,7 +8,7 @@ from datetime import date
 from functools import cached_property, lru_cache
 from typing import Any
 
-from batch_pipeline.simulator.documents import text_of
+from batch_pipeline.simulator.checking.documents import text_of
 
 # Only the head and the tail of a long text are read, which saves time: a text mostly names its
 # subject at the beginning or the end.

@@ -11,7 +11,13 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.simulator.documents import MEDIA, Picture, content_of, pdf_of, picture_of
+from batch_pipeline.simulator.checking.documents import (
+    MEDIA,
+    Picture,
+    content_of,
+    pdf_of,
+    picture_of,
+)
 from batch_pipeline.simulator.models import MODELS, Model
 
 BYTES_PER_TOKEN = 4

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from batch_pipeline.simulator.batch import Batch
+from batch_pipeline.simulator.batches.batch import Batch
 from batch_pipeline.simulator.faults.declaration import ShownFaults
 from batch_pipeline.simulator.wire import timestamp
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 
-from batch_pipeline.simulator.batch import Batch
+from batch_pipeline.simulator.batches.batch import Batch
 from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.faults.declaration import While
 from batch_pipeline.simulator.faults.schedule import FaultSchedule

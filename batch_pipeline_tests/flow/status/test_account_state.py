@@ -19,6 +19,7 @@ READY = AccountState(
     limit=100,
     limit_set=100,
     limit_read=None,
+    limit_setting="max_queued_requests of account research_a",
     used=60,
     spent=Spending(Decimal(3), Decimal(1)),
     ceiling=Decimal(10),
@@ -50,7 +51,7 @@ NOTHING: dict[str, Any] = {}
         (NOTHING, {"ceiling": None}, "ready", None),
         (NOTHING, {"declared": False}, "not declared", "declare it until then"),
         (NOTHING, {"declared": False, "at_api": AtApi()}, "not declared", None),
-        (NOTHING, {"limit_read": 80, "limit": 80}, "ready", "gives the organisation 80"),
+        (NOTHING, {"limit_read": 80, "limit": 80}, "ready", "gives organisation north 80"),
         (NOTHING, {"limit_read": 500}, "ready", None),
     ],
 )  # fmt: skip

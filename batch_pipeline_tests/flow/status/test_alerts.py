@@ -23,7 +23,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import alerts, notification
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger import accounts, nights, organisations
 from batch_pipeline.ledger import alerts as recorded
 from batch_pipeline.ledger.alerts import Alert, AlertState
 from batch_pipeline.ledger.database import tables
@@ -256,3 +256,26 @@ def test_a_pause_is_told_once_for_the_account_and_anew_when_it_comes_back(
     account = replace(later.account, paused_at=(later.account.paused_at or 0) + 60)
     alerts.look(pipeline, AlertsSpec(), replace(later, accounts=(account,)))
     assert receiver.titles == ["a all: submission is paused"] * 2
+
+
+def test_a_queue_limit_above_the_apis_is_told_once_for_all_nights(
+    make_pipeline: MakePipeline, receiver: Receiver, source: Path
+) -> None:
+    def look(limit: int) -> None:
+        pipeline = make_pipeline(alert_urls=receiver.url, max_queued_requests=limit)
+        for name in ("a", "b"):
+            night = steps.open_night(pipeline, job(source, name=name), PARTITION)
+            with pipeline.ledger.write() as connection:
+                organisations.note_limit(connection, "simulator", 100)
+            alerts.look(pipeline, AlertsSpec(), steps.progress(pipeline, night))
+
+    look(100)
+    assert receiver.titles == []
+    for _ in range(2):
+        look(250)
+    assert receiver.titles == ["a all: the queue limit is set above the API's"]
+    assert receiver.received[0]["type"] == "warning"
+    assert (
+        "BATCH_PIPELINE_MAX_QUEUED_REQUESTS is 250, and the API gives organisation simulator 100"
+        in receiver.received[0]["message"]
+    )

@@ -24,7 +24,7 @@ from batch_pipeline.orchestration.sensing.run_requests import (
 )
 from batch_pipeline_tests.support import alone
 
-FACTS = Facts("review", "2026-11-01", "default")
+FACTS = Facts("review", "2026-11-01")
 AT_THE_API = UnfinishedNight(
     partition="2026-11-01",
     marker="1.0.0",

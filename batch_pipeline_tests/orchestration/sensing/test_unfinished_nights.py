@@ -40,7 +40,7 @@ from batch_pipeline_tests.support import (
     write_rows,
 )
 
-FACTS = Facts("review", "all", "default")
+FACTS = Facts("review", "all")
 
 
 @pytest.mark.parametrize(

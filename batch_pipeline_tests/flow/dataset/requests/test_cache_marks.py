@@ -14,7 +14,7 @@ from batch_pipeline.flow.dataset.requests import cache_marks
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder, mark_bytes
 from batch_pipeline.simulator import content_hash
-from batch_pipeline.simulator.checks import check_message
+from batch_pipeline.simulator.checking.checks import check_message
 from batch_pipeline_tests.support import job
 
 TOOLS: list[dict[str, Any]] = [

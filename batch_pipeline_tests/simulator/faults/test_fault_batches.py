@@ -302,7 +302,7 @@ def test_the_command_refuses_a_wrong_file(
 
 
 def test_the_example_of_the_docs_is_a_declaration_and_shows_every_section() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text()
     example = page.split("```yaml\n")[1].split("```")[0]
     declared = parse_faults(example)
     assert declared.model_fields_set == Faults.model_fields.keys()

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.simulator import Simulator, content_hash, running_simulator, wire
+from batch_pipeline.simulator.batches.settlement import Responder
 from batch_pipeline.simulator.books.books import content_digest
-from batch_pipeline.simulator.checks import KNOWN_PARAMS, check_batch, check_message
-from batch_pipeline.simulator.settlement import Responder
+from batch_pipeline.simulator.checking.checks import KNOWN_PARAMS, check_batch, check_message
 from batch_pipeline_tests.simulator.conftest import params
 
 VERSION = {"anthropic-version": "2026-10-21"}
@@ -84,7 +84,7 @@ def test_a_batch_may_hold_100_000_requests_and_no_more() -> None:
 def test_too_many_bytes(
     sim: Simulator, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_pipeline.simulator.spool.MAX_BYTES_PER_BATCH", 1_000)
+    monkeypatch.setattr("batch_pipeline.simulator.batches.spool.MAX_BYTES_PER_BATCH", 1_000)
     fits = http.post("/v1/messages/batches", json={"requests": [entry()]})
     response = http.post("/v1/messages/batches", json={"requests": [entry(text="x" * 1_000)]})
 

@@ -18,11 +18,11 @@ from batch_pipeline.simulator.answers.prompt_cache import PromptCache, Work, par
 from batch_pipeline.simulator.answers.schemas import UnsatisfiableError
 from batch_pipeline.simulator.answers.source_text import Dice
 from batch_pipeline.simulator.answers.tokens import usage
+from batch_pipeline.simulator.batches.spool import request_lines
 from batch_pipeline.simulator.books.bills import Bill
-from batch_pipeline.simulator.checks import check_message
+from batch_pipeline.simulator.checking.checks import check_message
 from batch_pipeline.simulator.faults.requests import RequestFate
 from batch_pipeline.simulator.models import MODELS
-from batch_pipeline.simulator.spool import request_lines
 from batch_pipeline.simulator.wire import (
     MAX_BYTES_PER_REQUEST,
     ApiError,

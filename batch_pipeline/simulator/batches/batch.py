@@ -1,4 +1,4 @@
-"""A batch as the store keeps it, and the pace at which batches end; `batches` changes them."""
+"""A batch as the store keeps it, and the pace at which batches end; `store` changes them."""
 
 from __future__ import annotations
 

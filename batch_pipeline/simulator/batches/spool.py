@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from batch_pipeline.simulator.books.books import content_digest
-from batch_pipeline.simulator.checks import check_batch, check_entry
+from batch_pipeline.simulator.checking.checks import check_batch, check_entry
 from batch_pipeline.simulator.wire import (
     MAX_BYTES_PER_BATCH,
     MAX_REQUESTS_PER_BATCH,

@@ -16,7 +16,7 @@ from jsonschema_rs import ValidationError, validator_for
 from batch_pipeline.simulator.answers.schemas import SchemaWriter, UnsatisfiableError
 from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 from batch_pipeline.simulator.answers.tokens import count_input
-from batch_pipeline.simulator.document_checks import check_documents
+from batch_pipeline.simulator.checking.document_checks import check_documents
 from batch_pipeline.simulator.models import MODELS, Model
 from batch_pipeline.simulator.wire import (
     MAX_REQUESTS_PER_BATCH,

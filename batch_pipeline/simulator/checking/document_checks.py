@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batch_pipeline.simulator.documents import (
+from batch_pipeline.simulator.checking.documents import (
     IMAGE_TYPES,
     Picture,
     UnreadableError,

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from batch_pipeline.simulator import Simulator, running_simulator
 from batch_pipeline.simulator.answers.tokens import count_image
+from batch_pipeline.simulator.batches.settlement import Responder
 from batch_pipeline.simulator.books.books import content_digest
-from batch_pipeline.simulator.checks import check_message
-from batch_pipeline.simulator.documents import Picture
+from batch_pipeline.simulator.checking.checks import check_message
+from batch_pipeline.simulator.checking.documents import Picture
 from batch_pipeline.simulator.models import MODELS
-from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline_tests import document_files as files
 from batch_pipeline_tests.simulator.conftest import MODEL, params, sdk
 
@@ -191,8 +191,8 @@ def test_what_unpacks_to_much_is_not_read_and_to_too_much_not_opened(
     client: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PDFium would need 15 times the bytes that a page unpacks to."""
-    monkeypatch.setattr("batch_pipeline.simulator.documents.MOST_READ_BYTES", 2 << 20)
-    monkeypatch.setattr("batch_pipeline.simulator.documents.MOST_UNPACKED_BYTES", 4 << 20)
+    monkeypatch.setattr("batch_pipeline.simulator.checking.documents.MOST_READ_BYTES", 2 << 20)
+    monkeypatch.setattr("batch_pipeline.simulator.checking.documents.MOST_UNPACKED_BYTES", 4 << 20)
     small = files.pdf_bomb(1)
     # A stream of one object after that of another, each packed once.
     broken = small.replace(b" 0 obj", b"\n0\nobj")
@@ -210,7 +210,7 @@ def test_what_unpacks_to_much_is_not_read_and_to_too_much_not_opened(
 def test_a_request_of_more_than_32_mb(
     sim: Simulator, client: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("app", "settlement"):
+    for module in ("app", "batches.settlement"):
         monkeypatch.setattr(f"batch_pipeline.simulator.{module}.MAX_BYTES_PER_REQUEST", 10_000)
     large = asked(files.text_block("x" * 10_000))
     with pytest.raises(anthropic.ContentTooLargeError, match="exceeds the maximum size"):

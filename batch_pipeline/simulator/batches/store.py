@@ -19,15 +19,15 @@ import orjson
 
 from batch_pipeline.simulator.answers.prompt_cache import Work
 from batch_pipeline.simulator.answers.source_text import Dice
-from batch_pipeline.simulator.batch import Batch, Pace
+from batch_pipeline.simulator.batches.batch import Batch, Pace
+from batch_pipeline.simulator.batches.settlement import Responder, settle
+from batch_pipeline.simulator.batches.spool import Spool, request_lines
 from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.faults.declaration import RequestFaults
 from batch_pipeline.simulator.faults.foreign import foreign_entries
 from batch_pipeline.simulator.faults.requests import RequestFate, check_body
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
-from batch_pipeline.simulator.settlement import Responder, settle
-from batch_pipeline.simulator.spool import Spool, request_lines
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,
     RESULTS_KEPT_SECONDS,

@@ -9,7 +9,13 @@ from anthropic import Anthropic
 
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.simulator.conftest import requests
-from batch_pipeline_tests.simulator.fault_support import BATCHES, create, ended, received, results
+from batch_pipeline_tests.simulator.faults.fault_support import (
+    BATCHES,
+    create,
+    ended,
+    received,
+    results,
+)
 
 
 def test_a_body_in_small_pieces(sim: Simulator, http: httpx2.Client) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from batch_pipeline.simulator import spool
-from batch_pipeline.simulator.spool import Spool, request_lines
+from batch_pipeline.simulator.batches import spool
+from batch_pipeline.simulator.batches.spool import Spool, request_lines
 from batch_pipeline.simulator.wire import ApiError
 
 TRICKY = ',{"custom_id":"x"},{"custom_id":"y","params":{}}]}'

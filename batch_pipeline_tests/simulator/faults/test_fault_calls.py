@@ -25,7 +25,7 @@ from batch_pipeline.simulator import (
     running_simulator,
 )
 from batch_pipeline_tests.simulator.conftest import params, requests, sdk
-from batch_pipeline_tests.simulator.fault_support import BATCHES, create, ended
+from batch_pipeline_tests.simulator.faults.fault_support import BATCHES, create, ended
 
 CALLS: dict[str, tuple[str, str, Any]] = {
     "create": ("POST", BATCHES, {"requests": requests(1)}),

@@ -1,0 +1,1 @@
+"""Batches: their store and files, and the answers that they end with."""
