@@ -212,7 +212,8 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
             pipeline, seen, cut.at_most(at_once), bounds, spec.retry, engine,
             unsure=late is None,
         )  # fmt: skip
-        found = takeover.course(pipeline, spec, night)
+        if found.outlook is not None:
+            found = takeover.course(pipeline, spec, night)
         # What stays with real time because it was open is in shards now, and stays all the same.
         to_realtime = max(to_realtime, found.to_realtime)
     if to_realtime:

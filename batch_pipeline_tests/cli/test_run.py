@@ -160,27 +160,6 @@ def test_an_interrupt_ends_a_run_and_the_next_goes_on(
     assert not bought_twice()
 
 
-def test_a_kill_ends_a_run_and_the_next_goes_on(
-    program: Program, simulator: Simulator, bought_twice: Callable[[], set[str]]
-) -> None:
-    simulator.hold()
-    job = program.declare("review", documents(15), limits={"max_requests_per_batch": 5})
-    before = len(simulator.books.contents)
-    # What the killed process was sending is free again once its lease is over.
-    short = {"BATCH_PIPELINE_LEASE_SECONDS": "0.5", "BATCH_PIPELINE_RECONCILE_SECONDS": "1"}
-
-    with program.start("run", job, **short) as process:
-        until(lambda: len(simulator.books.contents) >= before + 10)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-
-    simulator.release()
-    again = program("run", job, "--json", **short)
-    assert (again.code, again.document["succeeded"]) == (0, 15)
-    assert again.document["complete"]
-    assert not bought_twice()
-
-
 def test_the_api_itself_is_billed_and_said_to_be(tmp_path: Path) -> None:
     with running_plain_api() as api:
         program = Program(tmp_path, {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": api.url})

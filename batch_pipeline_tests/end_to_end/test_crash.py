@@ -10,10 +10,7 @@ import pytest
 from batch_pipeline_tests.end_to_end.crash_books import check
 from batch_pipeline_tests.end_to_end.crash_documents import KEPT, REFERENCE
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere
-from batch_pipeline_tests.end_to_end.crash_hurried import (
-    hunted_before_deadline,
-    hunted_in_real_time,
-)
+from batch_pipeline_tests.end_to_end.crash_hurried import hunted_in_real_time
 from batch_pipeline_tests.end_to_end.crash_nights import (
     PLAIN,
     REFUSING,
@@ -38,8 +35,6 @@ IN_TURN = (
     ("after Files.publish", 2),
 )
 SEED = 20
-# One of those in which the night is late as soon as two batches are under way, and stays so.
-LATE_SEED = 14
 
 
 def test_a_night_killed_at_each_kind_of_point_in_turn_is_whole_and_paid_once(
@@ -67,14 +62,6 @@ def test_a_night_of_documents_that_is_killed_is_whole_and_paid_once(
     assert (len(points), figures.changed_documents) == (point, 5 * (documents_as == REFERENCE))
 
 
-def test_a_lost_ledger_of_a_night_of_documents_is_recovered_and_bought_once(
-    forks: Forks, tmp_path: Path
-) -> None:
-    figures = ledger_lost(forks, tmp_path / "night", 350, documents_as=REFERENCE)
-    assert figures.kills == 1
-    assert figures.changed_documents == 5
-
-
 def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledger_in_postgres(
     forks: Forks, tmp_path: Path, postgres_url: str
 ) -> None:
@@ -82,14 +69,6 @@ def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledge
     # How many blows a night takes before it is done depends on the machine.
     assert figures.kills + figures.freezes + figures.cuts >= 2
     assert figures.faults > 10
-
-
-def test_two_that_take_over_slow_batches_are_killed_and_frozen(
-    forks: Forks, tmp_path: Path
-) -> None:
-    figures = hunted_before_deadline(forks, tmp_path / "night", LATE_SEED, blows=4)
-    assert figures.kills + figures.freezes >= 2
-    assert figures.taken_over
 
 
 def test_two_that_call_are_killed_and_frozen_with_the_ledger_in_postgres(

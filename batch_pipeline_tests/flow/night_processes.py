@@ -26,9 +26,6 @@ from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline_tests.support import PARTITION, job, settings
 
-# Calls in real time under way at once.
-CALLS = 4
-
 
 class Bucket(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A folder as an object store: reached by URL alone, and names need no folders made first."""
@@ -56,7 +53,6 @@ class Plan:
     kill_after: tuple[float, ...] = ()
     together: int = 1
     pilot: int = 0
-    mode: str = "batch"
     ledger_url: str = ""
     # Redrive dead letters first; each process but the last dies right after its first call of one
     # of these functions ("module.function").
@@ -108,9 +104,7 @@ def _fork(plan: Plan, die_after: str | None = None) -> int:
             night = settings(plan.home, lease_seconds=0.4, reconcile_seconds=0.4, **changes)
             spec = job(
                 Path(plan.source),
-                mode=plan.mode,
                 limits={"max_requests_per_batch": 6},
-                realtime={"concurrency": CALLS, "checkpoint_every": 3},
                 pilot={"size": plan.pilot, "via": "batch", "max_error_rate": 1},
             )
             if die_after is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline.storage.files import STAGING
 from batch_pipeline_tests.conftest import MakePipeline
-from batch_pipeline_tests.flow.night_processes import CALLS, Plan
+from batch_pipeline_tests.flow.night_processes import Plan
 from batch_pipeline_tests.support import (
     PARTITION,
     accepted_twice,
@@ -64,48 +63,6 @@ def carry_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CarryOut]:
         program.kill()
 
 
-def test_a_night_whose_processes_are_killed_is_bought_once(
-    sim: Simulator,
-    make_pipeline: MakePipeline,
-    carry_out: CarryOut,
-    home: Path,
-    tmp_path: Path,
-) -> None:
-    # Longer than three of the delays, so that no machine is too fast for the kills.
-    sim.set_turnaround(1.5)
-    dice = random.Random(2)
-    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    delays = tuple(dice.uniform(0.05, 0.5) for _ in range(6))
-    outcome = carry_out(Plan(sim.url, str(source), str(home), kill_after=delays, pilot=4))
-
-    assert outcome["killed"] >= 3, "the kills came too late to show anything"
-    assert not accepted_twice(sim)
-    assert sim.books.accepted_requests == ITEMS
-    rows = by_id(results(make_pipeline(), job(source)))
-    assert set(rows) == {d["id"] for d in documents(ITEMS)}
-    assert statuses(rows.values()) == {"succeeded": ITEMS}
-    assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
-
-
-def test_calls_whose_processes_are_killed_are_repeated_only_if_they_were_in_flight(
-    sim: Simulator, make_pipeline: MakePipeline, carry_out: CarryOut, home: Path, tmp_path: Path
-) -> None:
-    # Longer than the delays together, so that no machine is too fast for the kills.
-    sim.set_latency(0.6)
-    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    delays = (0.7, 1.0, 0.5, 0.8)
-    outcome = carry_out(Plan(sim.url, str(source), str(home), kill_after=delays, mode="realtime"))
-
-    assert outcome["killed"] == len(delays), "the kills came too late to show anything"
-    twice = sim.books.billed_more_than_once
-    assert len(twice) <= CALLS * len(delays)
-    rows = by_id(results(make_pipeline(), job(source)))
-    assert set(rows) == {d["id"] for d in documents(ITEMS)}
-    assert statuses(rows.values()) == {"succeeded": ITEMS}
-    assert {row["mode"] for row in rows.values()} == {"realtime"}
-    assert sim.books.billed_requests <= ITEMS + CALLS * len(delays)
-
-
 def test_a_redrive_whose_processes_are_killed_goes_on(
     sim: Simulator, make_pipeline: MakePipeline, carry_out: CarryOut, home: Path, tmp_path: Path
 ) -> None:
@@ -132,22 +89,6 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
     assert sorted(accepted_twice(sim).values()) == [2] * 10
     rows = by_id(results(make_pipeline(), job(source)))
     assert set(rows) == {d["id"] for d in documents(ITEMS)}
-    assert statuses(rows.values()) == {"succeeded": ITEMS}
-    assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
-
-
-def test_two_processes_on_one_night_buy_it_once(
-    sim: Simulator,
-    make_pipeline: MakePipeline,
-    carry_out: CarryOut,
-    home: Path,
-    tmp_path: Path,
-) -> None:
-    sim.set_turnaround(0.1)
-    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    carry_out(Plan(sim.url, str(source), str(home), together=2))
-    assert not accepted_twice(sim)
-    rows = by_id(results(make_pipeline(), job(source)))
     assert statuses(rows.values()) == {"succeeded": ITEMS}
     assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
 

@@ -73,13 +73,13 @@ def _made(pipeline: Pipeline, snapshot: NewSnapshot) -> Made:
 
 
 def test_two_processes_make_the_same_snapshot_as_one(
-    bucket: str, by_one: Made, ledger_url: str, tmp_path: Path
+    bucket: str, by_one: Made, postgres_url: str, tmp_path: Path
 ) -> None:
     home, source = f"{bucket}/{tmp_path.name}", f"{bucket}/in/*.jsonl"
-    with Pipeline(settings(home, ledger_url=ledger_url, workers=1)) as pipeline:
+    with Pipeline(settings(home, ledger_url=postgres_url, workers=1)) as pipeline:
         spec = job(source, spread=2)
         reading = begun(pipeline, spec)
-        workers = [_worker(tmp_path / f"machine {n}", home, ledger_url, source) for n in range(2)]
+        workers = [_worker(tmp_path / f"machine {n}", home, postgres_url, source) for n in range(2)]
         for worker in workers:
             assert worker.stdout.readline() == "ready\n"
         for worker in workers:
