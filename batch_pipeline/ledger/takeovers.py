@@ -69,21 +69,6 @@ def of_night(connection: Connection, night_id: int) -> dict[int, Takeover]:
     return {row["submission_id"]: Takeover(**row) for row in rows}
 
 
-def left_usd(connection: Connection, night_id: int) -> Decimal:
-    """USD reserved for real-time shards of a night and not claimed yet."""
-    return sum(left_by_account(connection, night_id).values(), Decimal(0))
-
-
-def left_by_account(connection: Connection, night_id: int) -> dict[str, Decimal]:
-    """The same by the account whose batches are taken over."""
-    left: dict[str, Decimal] = {}
-    for taken in of_night(connection, night_id).values():
-        if taken.left_usd:
-            account = submissions.get(connection, taken.submission_id).account
-            left[account] = left.get(account, Decimal(0)) + taken.left_usd
-    return left
-
-
 def use(connection: Connection, night_id: int, usd: Decimal) -> None:
     """Take the bound that a real-time shard of the night has claimed out of what is reserved."""
     for takeover in of_night(connection, night_id).values():
