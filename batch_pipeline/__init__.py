@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batch_pipeline.component import BatchJobComponent
     from batch_pipeline.jobs.spec import JobSpec
-    from batch_pipeline.orchestration.build import build_batch_job
-    from batch_pipeline.orchestration.io_manager import BatchResultsIOManager
+    from batch_pipeline.orchestration.definitions.build import build_batch_job
+    from batch_pipeline.orchestration.definitions.io_manager import BatchResultsIOManager
     from batch_pipeline.reading.frames import read_results, scan_results
 
 __all__ = [
@@ -27,9 +27,9 @@ __all__ = [
 
 _MODULES = {
     "BatchJobComponent": "batch_pipeline.component",
-    "BatchResultsIOManager": "batch_pipeline.orchestration.io_manager",
+    "BatchResultsIOManager": "batch_pipeline.orchestration.definitions.io_manager",
     "JobSpec": "batch_pipeline.jobs.spec",
-    "build_batch_job": "batch_pipeline.orchestration.build",
+    "build_batch_job": "batch_pipeline.orchestration.definitions.build",
     "read_results": "batch_pipeline.reading.frames",
     "scan_results": "batch_pipeline.reading.frames",
 }

@@ -9,8 +9,8 @@ from pydantic_core import CoreSchema
 
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files import loading
-from batch_pipeline.orchestration.build import build_batch_job
-from batch_pipeline.orchestration.scaffolder import BatchJobScaffolder
+from batch_pipeline.orchestration.definitions.build import build_batch_job
+from batch_pipeline.orchestration.definitions.scaffolder import BatchJobScaffolder
 
 
 class JobAttributes(BaseModel):

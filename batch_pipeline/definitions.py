@@ -5,8 +5,8 @@ from __future__ import annotations
 import dagster as dg
 
 from batch_pipeline.jobs.yaml_files.loading import load_files
-from batch_pipeline.orchestration import executors, post_processing
-from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.definitions import executors, post_processing
+from batch_pipeline.orchestration.definitions.build import build_batch_job
 from batch_pipeline.settings import Settings
 
 

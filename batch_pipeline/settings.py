@@ -62,7 +62,7 @@ class Settings:
     reconcile_seconds: float
     lease_seconds: float
     workers: int
-    # Of the packaged code location: see `orchestration.executors`.
+    # Of the packaged code location: see `orchestration.definitions.executors`.
     executor: str = "in_process"
     # Addresses with tokens and passwords in them.
     alert_urls: str | None = field(default=None, repr=False)

@@ -177,7 +177,7 @@ def together(*works: Callable[[], object]) -> None:
             future.result()
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for something that another process brings about."""
     end = time.monotonic() + seconds
     while not condition():

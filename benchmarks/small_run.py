@@ -45,7 +45,7 @@ job = defs().resolve_job_def(sys.argv[1])
 part("ours: definitions")
 import anthropic
 part("the SDK")
-from batch_pipeline.orchestration import submit_steps
+from batch_pipeline.orchestration.steps import submit_steps
 part("ours: the flow")
 assert job.execute_in_process(instance=instance, partition_key="all").success
 part("the run itself")

@@ -1,7 +1,7 @@
 """What a job declares of how it appears and starts in Dagster: owners, tags, automation, freshness.
 
 Belongs here: the keys and what Dagster would refuse of them, so that the command line tells it with
-file, line and key. What becomes of them is in `orchestration.asset_options`.
+file, line and key. What becomes of them is in `orchestration.definitions.asset_options`.
 """
 
 from __future__ import annotations

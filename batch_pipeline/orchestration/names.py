@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import dagster as dg
 
+from batch_pipeline.jobs.spec import JobSpec
+
 INPUT_DATASET = "input_dataset"
 PILOT_SAMPLE = "pilot_sample"
 SUBMITTED_BATCHES = "submitted_batches"
@@ -59,6 +61,16 @@ ASSETS = {
 
 def asset_key(job: str, asset: str) -> dg.AssetKey:
     return dg.AssetKey([job, asset])
+
+
+def upstream_keys(spec: JobSpec) -> list[dg.AssetKey]:
+    """What `input_dataset` is made of: what the job declares, and what its input is."""
+    keys = [dg.AssetKey.from_user_string(key) for key in spec.input.upstream]
+    if spec.input.asset is not None:
+        keys.append(dg.AssetKey.from_user_string(spec.input.asset.key))
+    if spec.input.job is not None:
+        keys.append(asset_key(spec.input.job, COLLECTED_RESULTS))
+    return list(dict.fromkeys(keys))
 
 
 class Part(StrEnum):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.follow_ups import MOST_FORMER
+from batch_pipeline.orchestration.dagster_partitions import partitions_of, tags_of_runs_over
 from batch_pipeline.orchestration.names import (
     ASSETS,
     COLLECTED_RESULTS,
@@ -18,8 +18,6 @@ from batch_pipeline.orchestration.names import (
     Kind,
     asset_key,
 )
-from batch_pipeline.orchestration.ranges import partitions_of, tags_of_runs_over
-from batch_pipeline.orchestration.run_requests import last_was_canceled
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -31,6 +29,8 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 CANCELED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+# Of one night and kind: more than any rest between attempts needs.
+MOST_FORMER = 25
 # What Dagster calls the job of runs that are launched from an asset's page.
 ASSET_PAGE_JOB = "__ASSET_JOB"
 
@@ -101,3 +101,12 @@ def was_terminated(
         if (partition, Kind.SUBMIT) in kinds_of([record.dagster_run], spec)
         and record.create_timestamp.timestamp() > let_go_at
     )
+
+
+def last_was_canceled(runs: Iterable[tuple[float, bool]]) -> bool:
+    """Whether the newest of a night's submitting runs was canceled.
+
+    Of each run: when it was created, and whether it was canceled. A person who terminates a run
+    wants nothing more to be sent until another is launched.
+    """
+    return max(runs, default=(0.0, False))[1]

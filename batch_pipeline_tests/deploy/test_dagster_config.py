@@ -10,7 +10,7 @@ import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config
 
-from batch_pipeline.orchestration import asset_options
+from batch_pipeline.orchestration import run_tags
 from batch_pipeline_tests.deploy.files import DEPLOY, ROOT, read, snake
 from batch_pipeline_tests.support import job
 from scripts.check_chart import laid_over
@@ -88,7 +88,7 @@ def test_the_run_tag_for_a_large_night_is_valid() -> None:
     declared = yaml.safe_load(found[1])
     assert declared == {"cpu": 4, "memory": "16Gi"}
     config = pytest.importorskip("dagster_k8s.job").get_user_defined_k8s_config
-    made = config(asset_options.run_tags(job("input.jsonl", resources=declared)))
+    made = config(run_tags.of_run(job("input.jsonl", resources=declared)))
     resources = {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "16Gi"}}
     assert made.container_config["resources"] == resources
 

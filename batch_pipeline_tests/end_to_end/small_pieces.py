@@ -6,7 +6,7 @@ They are told by BATCH_PIPELINE_EXECUTOR, which each of Dagster's processes read
 from __future__ import annotations
 
 from batch_pipeline.flow.dataset.reading import splits
-from batch_pipeline.orchestration import executors
+from batch_pipeline.orchestration.definitions import executors
 
 splits.PIECE_BYTES = 16 << 10
 

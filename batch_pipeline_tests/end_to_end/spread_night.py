@@ -23,7 +23,6 @@ from batch_pipeline.definitions import defs
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files.loading import load_jobs
-from batch_pipeline.orchestration import lost_runs
 from batch_pipeline.orchestration.names import (
     COST_REPORT,
     PARTITION_TAG,
@@ -31,6 +30,7 @@ from batch_pipeline.orchestration.names import (
     Kind,
     dagster_job,
 )
+from batch_pipeline.orchestration.sensing import lost_runs
 from batch_pipeline_tests.end_to_end.celery_machines import (
     Cluster,
     Machine,

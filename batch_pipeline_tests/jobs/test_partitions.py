@@ -31,7 +31,7 @@ from batch_pipeline.jobs.partitions.partitions import (
 )
 from batch_pipeline.jobs.partitions.time_windows import Every
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.jobs import partitions_definition
+from batch_pipeline.orchestration.dagster_partitions import partitions_definition
 
 START = date(2026, 1, 1)
 # Zones whose clocks change at midnight (Havana, Cairo, Santiago, Beirut), by half an hour (Lord

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.definitions.build import build_batch_job
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import nightly_job, write_rows

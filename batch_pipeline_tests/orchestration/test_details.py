@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.orchestration import sensor
+from batch_pipeline.orchestration.sensing import sensor
 from batch_pipeline.orchestration.shown import images
 from batch_pipeline_tests.flow.dataset.prepared_rows import SUBMISSION
 

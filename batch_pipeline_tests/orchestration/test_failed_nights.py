@@ -25,9 +25,11 @@ from batch_pipeline.ledger import ticks
 from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.orchestration import account_polls, asset_steps, resources, run_requests
-from batch_pipeline.orchestration.account_polls import Polled, Polls
+from batch_pipeline.orchestration import resources
 from batch_pipeline.orchestration.names import INPUT_DATASET, asset_key
+from batch_pipeline.orchestration.sensing import account_polls, run_requests
+from batch_pipeline.orchestration.sensing.account_polls import Polled, Polls
+from batch_pipeline.orchestration.steps import asset_steps
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.definitions.build import build_batch_job
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.reporting import browser

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.flow import paths
-from batch_pipeline.orchestration import submit_steps
 from batch_pipeline.orchestration.names import asset_key
+from batch_pipeline.orchestration.steps import submit_steps
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import Faults

@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.orchestration import asset_steps
+from batch_pipeline.orchestration.steps import asset_steps
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import Faults, write_rows
 

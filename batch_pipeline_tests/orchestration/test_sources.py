@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 
 from batch_pipeline.flow import paths
-from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.definitions.build import build_batch_job
 from batch_pipeline.orchestration.names import Kind, asset_key
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
-from batch_pipeline_tests.orchestration.test_ranges import launch_range
+from batch_pipeline_tests.orchestration.steps.test_ranges import launch_range
 
 KEY = dg.AssetKey(["raw", "contracts"])
 

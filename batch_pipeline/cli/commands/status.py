@@ -91,9 +91,9 @@ def _due_at(spec: JobSpec, partition: str) -> float | None:
     """When a partition is due; Dagster, which decides that, takes a second to import."""
     if spec.schedule is None:
         return None
-    from batch_pipeline.orchestration.checks import missing_nights
+    from batch_pipeline.orchestration.checks import due_nights
 
-    return missing_nights.due_at(spec, partition)
+    return due_nights.due_at(spec, partition)
 
 
 def alert_limits(settings: Settings) -> dict[str, AlertsSpec]:

@@ -2,7 +2,7 @@
 
 Belongs here: `type`, `template_vars_module`, `requirements` and `post_processing`, as far as they
 can be checked without Dagster, which fills in their templates and applies them:
-`orchestration.post_processing`.
+`orchestration.definitions.post_processing`.
 """
 
 from __future__ import annotations

@@ -10,20 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
-from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts
-from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.alerts import NewAlert
 from batch_pipeline.orchestration import runs
 from batch_pipeline.orchestration.checks import evaluations
-from batch_pipeline.orchestration.checks.definitions import LOOK_BACK
+from batch_pipeline.orchestration.checks.due_nights import LOOK_BACK, DueNight, due_nights
 from batch_pipeline.orchestration.names import (
     EVERY_DUE_NIGHT_BEGAN,
     INPUT_DATASET,
@@ -37,16 +35,6 @@ CODE = "never_started"
 # A night has begun when its input was taken. Retries of the input and a queue of runs take less.
 GRACE_SECONDS = 3_600.0
 MOST_NAMED = 10
-# How ticks are written and read again, with their offset from UTC.
-_TICK = "%Y-%m-%dT%H:%M:%S%z"
-
-
-@dataclass(frozen=True)
-class DueNight:
-    """A partition and when its schedule was to run it, in seconds since the epoch."""
-
-    partition: str
-    at: float
 
 
 @dataclass(frozen=True)
@@ -61,43 +49,6 @@ class Missing:
     verdict: str
     schedule: str = "none"
     is_used: bool = True
-
-
-def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
-    """What the job's schedule was to run after `since` and up to `now`, oldest first."""
-    if spec.schedule is None:
-        return []
-    ticks = dg.TimeWindowPartitionsDefinition(
-        start=since,
-        fmt=_TICK,
-        cron_schedule=spec.schedule,
-        timezone=partitions.timezone_of(spec.partitions),
-        end_offset=1,
-    )
-    found: dict[str, DueNight] = {}
-    for text in ticks.get_partition_keys(current_time=now):
-        tick = datetime.fromisoformat(text)
-        if not since < tick <= now:
-            continue
-        try:
-            keys = partitions.due_keys(spec.partitions, tick)
-        except UsageError:
-            # The job has no partition yet at this tick.
-            continue
-        for key in keys:
-            found.setdefault(key, DueNight(key, tick.timestamp()))
-    return list(found.values())
-
-
-def due_at(spec: JobSpec, partition: str) -> float | None:
-    """When the job's schedule runs a partition first, in seconds since the epoch; None: it does not
-    within two windows after it, or the partition is no time."""
-    window = partitions.window_of(spec.partitions, partition)
-    if window is None:
-        return None
-    until = window.end + 2 * (window.end - window.start) + timedelta(days=1)
-    due = due_nights(spec, window.start - timedelta(seconds=1), until)
-    return next((night.at for night in due if night.partition == partition), None)
 
 
 def find(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> Missing | None:

@@ -1,0 +1,1 @@
+"""Tests of checks of a night and of all nights."""

@@ -1,0 +1,123 @@
+"""The sensor's polls of several accounts: one that fails or hangs leaves the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger.submissions import State
+from batch_pipeline.orchestration.sensing import account_polls
+from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.flow import accounts_support
+from batch_pipeline_tests.flow.accounts_support import KEYS
+from batch_pipeline_tests.orchestration.nightly import Nightly
+from batch_pipeline_tests.support import PARTITION, documents, job, submissions_of, write_rows
+
+OpenPipeline = Callable[[], Pipeline]
+
+
+@pytest.fixture
+def open_pipeline(
+    make_pipeline: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> OpenPipeline:
+    file = accounts_support.write(tmp_path, monkeypatch)
+    return lambda: make_pipeline(accounts=file)
+
+
+@pytest.fixture
+def spec(sim: Simulator, open_pipeline: OpenPipeline, tmp_path: Path) -> JobSpec:
+    """A job with a batch at the API under each of two accounts."""
+    source = write_rows(tmp_path / "in.jsonl", documents(4))
+    declared = job(source, accounts=["north_a", "south"], limits={"max_requests_per_batch": 2})
+    sim.hold()
+    run(open_pipeline(), declared, PARTITION, wait=False)
+    assert by_account(open_pipeline) == {
+        "simulator.north_a": State.ACCEPTED, "simulator.south": State.ACCEPTED,
+    }  # fmt: skip
+    sim.release()
+    return declared
+
+
+def by_account(open_pipeline: OpenPipeline) -> dict[str, State]:
+    return {each.account: each.state for each in submissions_of(open_pipeline())}
+
+
+def revoked(*accounts: str) -> Faults:
+    keys = [KEYS[name] for name in accounts]
+    return Faults.of(outages=[{"fault": {"kind": "revoked_key"}, "keys": keys}])
+
+
+def test_an_account_that_fails_is_told_and_the_others_are_polled(
+    sim: Simulator, open_pipeline: OpenPipeline, spec: JobSpec
+) -> None:
+    sim.set_faults(revoked("south"))
+    found = account_polls.poll(open_pipeline, spec)
+    assert (found.owner.name, found.useless) == ("simulator", False)
+    [trouble] = found.troubles
+    assert trouble.startswith("account south: ")
+    assert by_account(open_pipeline) == {
+        "simulator.north_a": State.ENDED, "simulator.south": State.ACCEPTED,
+    }  # fmt: skip
+    sim.set_faults(revoked("south", "north_a"))
+    assert account_polls.poll(open_pipeline, spec).useless
+    sim.set_faults(Faults())
+    # What an account has sent that is the job's no more is polled all the same.
+    one = spec.model_copy(update={"accounts": ("north_a",)})
+    assert account_polls.poll(open_pipeline, one).troubles == []
+    assert set(by_account(open_pipeline).values()) == {State.ENDED}
+
+
+def test_an_account_that_hangs_holds_up_no_other(
+    sim: Simulator,
+    open_pipeline: OpenPipeline,
+    spec: JobSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor the tick: what it learns later is in the ledger for the next one."""
+    monkeypatch.setattr(account_polls, "POLL_SECONDS", 0.5)
+    sim.set_faults(
+        Faults.of(
+            outages=[{"fault": {"kind": "normal", "delay_before": 3}, "keys": [KEYS["south"]]}]
+        )
+    )
+    found = account_polls.poll(open_pipeline, spec)
+    assert found.troubles == ["account south: the API did not answer within 0 s"]
+    assert by_account(open_pipeline)["simulator.north_a"] is State.ENDED
+    again = account_polls.poll(open_pipeline, spec)
+    assert again.troubles == ["account south: the API has not answered the last poll yet"]
+    assert not again.useless
+    sim.set_faults(Faults())
+    for thread in threading.enumerate():
+        if thread.name.startswith("poll-"):
+            thread.join()
+    assert by_account(open_pipeline)["simulator.south"] is State.ENDED
+
+
+def test_sensor_and_assets_tell_of_each_account(
+    nightly: Callable[..., Nightly],
+    nights: list[str],
+    sim: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = accounts_support.write(tmp_path, monkeypatch)
+    monkeypatch.setenv("BATCH_PIPELINE_ACCOUNTS", str(file))
+    night = nightly(accounts=["north_a", "south"], pilot={"size": 0})
+    sim.hold()
+    assert night.launch(nights[0]).success
+    table = night.metadata("submitted_batches", nights[0])["accounts"]
+    for row in ("simulator.north_a | simulator.north | ready | 20", "simulator.south | ready | 20"):
+        assert row in table
+    sim.set_faults(revoked("south"))
+    said = night.tick().skip_message
+    assert "account south: the API cannot be polled now: HTTP 401" in said
+    assert "account simulator.north_a: ready, room for 199,980 requests" in said
+    assert "account simulator.south: key refused" in said
+    assert "key refused" in str(night.observations[-1].metadata["accounts"].value)

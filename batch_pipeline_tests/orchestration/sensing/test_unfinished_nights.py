@@ -1,0 +1,95 @@
+"""What a tick learns of a night from its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from batch_pipeline.flow.caching import LONGEST_WAIT_SECONDS, WARMING
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning.new_shards import ShardLimits
+from batch_pipeline.flow.run import run
+from batch_pipeline.ledger.admission.night_state import Facts, Kind
+from batch_pipeline.ledger.admission.queue import Queue
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.orchestration.names import Kind as RunKind
+from batch_pipeline.orchestration.sensing.run_requests import PilotStage, Plan, plan
+from batch_pipeline.orchestration.sensing.unfinished_nights import (
+    as_unfinished,
+    read_night,
+    unfinished_nights,
+)
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, SHARD, STATE
+from batch_pipeline_tests.support import PARTITION, alone, documents, job, write_rows
+
+FACTS = Facts("review", "all", "default")
+
+
+@pytest.mark.parametrize(
+    ("realtime", "unplanned", "in_flight", "next_requests", "calls_due"),
+    [
+        (False, 40, 0, 40, False),
+        (False, 250, 0, 100, False),
+        (False, 40, 10, 0, False),  # a retry round waits for the rest
+        (True, 40, 0, 0, True),  # needs no room in the queue
+        (True, 40, 10, 0, False),
+        (True, 250, 10, 0, True),
+        (True, 0, 0, 0, False),
+    ],
+)
+def test_open_requests_want_room_in_the_queue_unless_they_go_in_real_time(
+    realtime: bool, unplanned: int, in_flight: int, next_requests: int, calls_due: bool
+) -> None:
+    verdict = {"declaration_hash": "declared", "content_hash": "", "open": True, "reasons": []}
+    night = replace(NIGHT, open_requests=unplanned, pilot=verdict)
+    state = replace(STATE, night=night, waiting=unplanned, in_flight=in_flight)
+    limits = ShardLimits(requests=100, bytes=1_000_000)
+    found = as_unfinished(state, [], FACTS, alone(Queue(1_000)), limits, realtime=realtime)
+    assert (found.next_requests, found.calls_due) == (next_requests, calls_due)
+
+
+@pytest.mark.parametrize(("limit", "next_requests"), [(1_000, 10), (4, 4)])
+@pytest.mark.parametrize("pilot", [True, False])
+def test_a_batch_larger_than_the_queue_counts_as_cut_anew(
+    pilot: bool, limit: int, next_requests: int
+) -> None:
+    shard = replace(SHARD, pilot=pilot, state=ShardState.WAITING)
+    verdict = {"declaration_hash": "declared", "content_hash": "", "open": True, "reasons": []}
+    state = replace(STATE, night=replace(NIGHT, pilot=None if pilot else verdict), waiting=10)
+    limits = ShardLimits(requests=100, bytes=1_000_000)
+    found = as_unfinished(state, [shard], FACTS, alone(Queue(limit)), limits, realtime=False)
+    assert found.next_requests == next_requests
+    assert found.pilot is (PilotStage.MOVABLE if pilot else PilotStage.JUDGED)
+
+
+def test_a_night_that_waits_for_the_prompt_cache_asks_for_no_run_until_the_wait_is_over(
+    pipeline: Pipeline, sim: Simulator, tmp_path: Path
+) -> None:
+    sim.hold()
+    spec = job(
+        write_rows(tmp_path / "in.jsonl", documents(30)),
+        caching="auto",
+        prompt={"system": "word " * 5_000, "user": "Sum up: {text}"},
+    )
+    run(pipeline, spec, PARTITION, wait=False)
+
+    def wanted() -> Plan:
+        with pipeline.ledger.read() as connection:
+            [night] = unfinished_nights(connection, spec.name, None, set())
+            found, _ = read_night(connection, pipeline, spec, night, lambda *_: True)
+        return plan([found], set())
+
+    waits = wanted()
+    assert waits.wanted == ()
+    state = waits.waits[PARTITION]
+    assert state is not None
+    assert (state.kind, state.reason) == (Kind.RUNNING, WARMING)
+    with pipeline.ledger.write() as connection:
+        before = tables.submission.c.intent_at - LONGEST_WAIT_SECONDS
+        connection.execute(sa.update(tables.submission).values(intent_at=before))
+    assert [each.kind for each in wanted().wanted] == [RunKind.SUBMIT]

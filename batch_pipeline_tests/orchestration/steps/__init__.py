@@ -1,0 +1,1 @@
+"""Tests of what the steps of a run do."""
