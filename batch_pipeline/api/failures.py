@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -28,6 +28,8 @@ from batch_pipeline.wording import clipped
 if TYPE_CHECKING:
     import anthropic
     import httpx2
+
+Failed = TypeVar("Failed", bound=Exception)
 
 ACCOUNT_TYPES = ("authentication_error", "permission_error", "billing_error")
 ACCOUNT_STATUSES = (401, 402, 403)
@@ -186,6 +188,12 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, ApiFailure):
         return error.status is None or error.status == 408 or error.status >= 500
     return isinstance(error, ApiUnavailableError)
+
+
+def most_hopeful(errors: Sequence[Failed]) -> Failed:
+    """Of the errors of several accounts the one to raise where none can be used: an outage, which
+    is waited for, before a refusal, for which a person is asked."""
+    return next(filter(is_outage, errors), errors[0])
 
 
 def refuses_key(failure: ApiFailure) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from batch_pipeline.api.failures import most_hopeful
 from batch_pipeline.api.protocol import Api, ApiFailure
 from batch_pipeline.errors import (
     AccountError,
@@ -163,8 +164,8 @@ class Connections:
     def answering(self, declared: Sequence[str]) -> list[Connected]:
         """Those of the accounts that can be used now; what is wrong with the others is noted.
 
-        Raises the first account's error where none can be used, and AccountError where a simulator
-        answers some and the API others.
+        Raises one of their errors where none can be used, and AccountError where a simulator answers
+        some and the API others.
         """
         found: list[Connected] = []
         failed: list[tuple[str, Exception]] = []
@@ -179,7 +180,7 @@ class Connections:
             except UNUSABLE as unusable:
                 failed.append((name, unusable))
         if not found:
-            raise failed[0][1]
+            raise most_hopeful([error for _, error in failed])
         simulated = {each.names.simulated for each in found}
         if len(simulated) > 1:
             told = ", ".join(

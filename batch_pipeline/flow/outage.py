@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from batch_pipeline.api.failures import is_outage, refuses_key
+from batch_pipeline.api.failures import is_outage, most_hopeful, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiUnavailableError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -54,7 +54,7 @@ def wait_for_api(
 
 
 def _ask_once(pipeline: Pipeline, spec: JobSpec) -> None:
-    """Return if one of the job's accounts answers; raises the first failure where none does."""
+    """Return if one of the job's accounts answers; raises one of the failures where none does."""
     pipeline.owner(spec)
     failures: list[ApiFailure] = []
     for each in pipeline.answering(spec):
@@ -63,7 +63,7 @@ def _ask_once(pipeline: Pipeline, spec: JobSpec) -> None:
                 return
         except ApiFailure as failure:
             failures.append(failure)
-    raise failures[0]
+    raise most_hopeful(failures)
 
 
 @contextmanager

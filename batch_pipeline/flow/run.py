@@ -210,9 +210,10 @@ class _Run:
             if self._refusals >= MOST_REFUSALS:
                 kept = "Nothing is lost: what is in flight goes on there."
                 if refuses_key(failure):
+                    keys = self._pipeline.accounts.credentials_of(self._night.sent_by)
                     raise AccountError(
-                        f"The API refuses the key ({failure}). {kept} Set ANTHROPIC_API_KEY to a "
-                        "key of the same workspace and run again."
+                        f"The API refuses the key ({failure}). {kept} Set a key of the same "
+                        f"workspace ({keys}) and run again."
                     ) from failure
                 raise AccountPausedError(
                     f"The API refuses the account ({failure}). {kept} Settle it in the API's "

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from batch_pipeline import telemetry
+from batch_pipeline.api.failures import most_hopeful
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import caching, night_input, organisation_limits, outage, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
@@ -277,7 +278,7 @@ def _ask_all(
     senders: Sequence[str],
     *reads: Callable[[Pipeline, str], object],
 ) -> None:
-    """`_ask` for each account; one that fails leaves the others. Raises the first failure where
+    """`_ask` for each account; one that fails leaves the others. Raises one of the failures where
     all have failed."""
     asked = accounts_to_ask(pipeline, owner, senders)
     failures: list[ApiFailure] = []
@@ -291,7 +292,7 @@ def _ask_all(
         else:
             pipeline.connections.tell(account, None)
     if len(failures) == len(asked):
-        raise failures[0]
+        raise most_hopeful(failures)
 
 
 def _ask(pipeline: Pipeline, account: str, *reads: Callable[[Pipeline, str], object]) -> None:
@@ -329,8 +330,7 @@ def collect_ended(
     for the next time. `collected` is called after each one that was collected.
     """
     results_folder.repair(pipeline, night)
-    if pipeline.refreshed(night).held_at is not None:
-        calls.close_abandoned(pipeline, night)
+    calls.close_abandoned(pipeline, night)
     count = claims.collect_all(pipeline, spec, night, collected)
     telemetry.note(batches=count)
     return count

@@ -182,6 +182,11 @@ class Accounts:
         name = account.removeprefix(f"{SIMULATOR_ACCOUNT}.")
         return name if name in self.by_name else None
 
+    def credentials_of(self, accounts: Iterable[str]) -> str:
+        """Where the keys of accounts of the ledger come from, for messages."""
+        declared = filter(None, map(self.declared_as, accounts))
+        return " or ".join(self.by_name[name].credential for name in declared)
+
     def _owner(self, name: str) -> str:
         return self.by_name[name].owner or name
 

@@ -142,15 +142,6 @@ def list_accounts(connection: Connection) -> list[Account]:
     return _read(connection, tables.account.c.sends)
 
 
-def names_of(connection: Connection, owner: str) -> list[str]:
-    """The names of an owner's accounts, those that accounts.yaml has no more included."""
-    columns = tables.account.c
-    query = sa.select(columns.name).where(
-        columns.sends, sa.func.coalesce(columns.owner, columns.name) == owner
-    )
-    return list(connection.scalars(query.order_by(columns.name)))
-
-
 def same_workspace(connection: Connection, name: str) -> list[str]:
     """The names of all accounts that send into the workspace of an account, itself first.
 

@@ -69,25 +69,6 @@ def of_night(connection: Connection, night_id: int) -> dict[int, Takeover]:
     return {row["submission_id"]: Takeover(**row) for row in rows}
 
 
-def left_usd(connection: Connection, night_id: int) -> Decimal:
-    """USD reserved for real-time shards of a night and not claimed yet."""
-    return sum(left_by_account(connection, night_id).values(), Decimal(0))
-
-
-def left_by_account(connection: Connection, night_id: int) -> dict[str, Decimal]:
-    """The same by the account whose batches are taken over."""
-    columns = tables.takeover.c
-    query = (
-        sa.select(tables.submission.c.account, columns.left_usd)
-        .join(tables.submission, tables.submission.c.id == columns.submission_id)
-        .where(columns.night_id == night_id, columns.left_usd > Decimal(0))
-    )
-    left: dict[str, Decimal] = {}
-    for account, usd in connection.execute(query):
-        left[account] = left.get(account, Decimal(0)) + usd
-    return left
-
-
 def use(connection: Connection, night_id: int, usd: Decimal) -> None:
     """Take the bound that a real-time shard of the night has claimed out of what is reserved."""
     for takeover in of_night(connection, night_id).values():

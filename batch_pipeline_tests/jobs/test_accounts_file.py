@@ -75,6 +75,9 @@ def test_names_limits_and_ceilings(write: Path) -> None:
     )
     assert found.declared_as(simulated.name) == "research_b"
     assert found.declared_as("gone") is None
+    assert found.credentials_of(["research_a", "simulator.legal", "gone"]) == (
+        "RESEARCH_A or profile legal"
+    )
 
 
 def test_without_a_file_the_environment_is_the_one_account(tmp_path: Path) -> None:

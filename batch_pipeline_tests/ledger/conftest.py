@@ -16,6 +16,7 @@ from batch_pipeline.ledger import (
     organisations,
     shards,
     snapshots,
+    takeovers,
     transitions,
     waits,
 )
@@ -41,7 +42,7 @@ LIMITS = Limits(senders=queue_of(100), job_queue=None, lease_seconds=60)
 # What asks the database for the time.
 TELL_TIME = (
     accounts, admission, budget, decision, leases, listed_batches, nights, organisations, queue,
-    shards, snapshots, transitions, waits
+    shards, snapshots, takeovers, transitions, waits
 )  # fmt: skip
 
 

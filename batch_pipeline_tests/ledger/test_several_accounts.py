@@ -89,7 +89,6 @@ def test_an_owner_that_is_no_account_sends_nothing(ledger: Ledger) -> None:
         found = accounts.register(connection, A)
         assert (found.owned_by, found.organisation_name, found.sends) == (OWNER, "north", True)
         accounts.register(connection, B)
-        assert accounts.names_of(connection, OWNER) == ["a", "b"]
         assert [each.name for each in accounts.list_accounts(connection)] == ["a", "b", "default"]
         assert not accounts.get_account(connection, OWNER).sends
         with pytest.raises(LedgerError, match="'research' is an owner of nights"):
@@ -98,7 +97,7 @@ def test_an_owner_that_is_no_account_sends_nothing(ledger: Ledger) -> None:
             accounts.register(connection, AccountNames("sim", OWNER, "north", simulated=True))
         # What was one account's own goes on under its name.
         accounts.register(connection, AccountNames("a", "a", "a", simulated=False))
-        assert accounts.names_of(connection, OWNER) == ["b"]
+        assert accounts.get_account(connection, "a").owned_by == "a"
 
 
 @ONE_DATABASE
@@ -308,6 +307,25 @@ def test_calls_go_to_the_account_with_fewest_and_stay_with_it(ledger: Ledger, cl
         assert (fresh.submission.account, fresh.shard.requests) == ("b", 20)
         left = calls(connection, night, limits(sender(C)))
         assert "account a, which has begun these calls" in why(left) or "paused" in why(left)
+
+
+@ONE_DATABASE
+def test_calls_of_an_account_that_left_the_job_are_closed(ledger: Ledger, clock: Clock) -> None:
+    """No process would go on with them, and what they left unanswered would wait for ever."""
+    with ledger.write() as connection:
+        night = night_of(connection, 30, 20, engine="realtime")
+        left, stays = (
+            calls(connection, night, limits(sender(names), sender(B))) for names in (A, A)
+        )
+        assert isinstance(left, Intent)
+        assert isinstance(stays, Intent)
+        assert (left.submission.account, stays.submission.account) == ("a", "b")
+        nights.update_night(connection, night.id, accounts=["b"])
+        assert admission.close_abandoned_calls(connection, night, "me") == 0, "both still call"
+        clock.at += 61
+        assert admission.close_abandoned_calls(connection, night, "me") == 1
+        assert submissions.get(connection, left.submission.id).state is State.ENDED
+        assert submissions.get(connection, stays.submission.id).state is State.CALLING
 
 
 @ONE_DATABASE

@@ -6,6 +6,7 @@ A request is bound to one dollar as a batch and to two in real time.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
 
@@ -17,7 +18,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import accounts, nights, shards, submissions, takeovers, transitions
 from batch_pipeline.ledger.admission import admission, budget
-from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender, Waiting
 from batch_pipeline.ledger.admission.budget import Ceilings, Money, Spending
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Kind, NightState
 from batch_pipeline.ledger.database.ledger import Ledger
@@ -25,7 +26,15 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
-from batch_pipeline_tests.ledger.conftest import ACCOUNT, LIMITS, a_night, a_shard, begun, queue_of
+from batch_pipeline_tests.ledger.conftest import (
+    ACCOUNT,
+    LIMITS,
+    Clock,
+    a_night,
+    a_shard,
+    begun,
+    queue_of,
+)
 from batch_pipeline_tests.support import together
 
 NUMBERS = count()
@@ -78,6 +87,12 @@ def spent(connection: Connection, night: Night, limits: Limits) -> Spending:
     return found
 
 
+def left_usd(connection: Connection, night: Night) -> Decimal:
+    """What is reserved for real-time shards of a night and not claimed yet."""
+    taken = takeovers.of_night(connection, night.id).values()
+    return sum((each.left_usd for each in taken), Decimal(0))
+
+
 def test_the_real_time_price_is_reserved_from_the_cancel_to_the_claim(ledger: Ledger) -> None:
     limits = under(30)
     with ledger.write() as connection:
@@ -121,6 +136,30 @@ def test_nobody_else_gets_what_is_reserved(ledger: Ledger) -> None:
         assert spent(connection, night, limits).total == 31
 
 
+@pytest.mark.parametrize("ceiling", ["job_month", "account_month"])
+def test_what_was_reserved_last_month_makes_no_room_in_this_one(
+    ledger: Ledger, clock: Clock, ceiling: str
+) -> None:
+    """The calls are billed in the month in which they are claimed, and need room there."""
+    limits = under(1_000)
+    month = Decimal(40)
+    if ceiling == "job_month":
+        limits = replace(limits, money=Money(Ceilings(job_month=month), bound))
+    else:
+        limits = replace(limits, senders=(Sender(ACCOUNT, ACCOUNT, 10_000, month),))
+    with ledger.write() as connection:
+        clock.at = datetime(2026, 1, 31, 23, 59, tzinfo=UTC).timestamp()
+        night = a_night(connection, 10, 30)
+        batch = accepted(connection, night, limits)
+        assert reserve(connection, night, batch, limits) is None
+        clock.at = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+        assert begun(connection, night, limits).requests == 30
+        collected(connection, batch, answered=0)
+        waiting = claimed(connection, night, limits)
+        assert isinstance(waiting, Waiting)
+        assert "$10.00 more than is left" in str(waiting)
+
+
 def test_what_does_not_fit_is_not_cancelled(ledger: Ledger) -> None:
     limits = under(29)
     with ledger.write() as connection:
@@ -157,7 +196,7 @@ def test_only_a_batch_that_is_ours_and_may_be_followed_is_reserved(
             assert reserve(connection, night, batch, limits) is None
         reserve(connection, night, batch, limits)
         assert len(takeovers.of_night(connection, night.id)) == (state == "twice")
-        assert takeovers.left_usd(connection, night.id) == (20 if state == "twice" else 0)
+        assert left_usd(connection, night) == (20 if state == "twice" else 0)
 
 
 @pytest.mark.parametrize("how", ["all answered", "held", "begun anew"])
@@ -174,7 +213,7 @@ def test_what_nothing_will_claim_is_released(ledger: Ledger, how: str) -> None:
             takeovers.settle(connection, night.id)
         else:
             takeovers.release(connection, night.id)
-        assert takeovers.left_usd(connection, night.id) == 0
+        assert left_usd(connection, night) == 0
         assert len(takeovers.of_night(connection, night.id)) == 1
 
 
@@ -259,7 +298,7 @@ class TakeOvers(RuleBasedStateMachine):
             night = nights.get_night(connection, self.night.id)
             live = submissions.of_night(connection, night.id, State.ACCEPTED)
             waiting = shards.list_shards(connection, night.id, ShardState.WAITING)
-            left = takeovers.left_usd(connection, night.id)
+            left = left_usd(connection, night)
         assert found.total <= limit
         assert left >= 0
         if not (night.open_requests or live or waiting):

@@ -129,7 +129,11 @@ def send_all(
 
 
 def close_abandoned(pipeline: Pipeline, night: Night) -> int:
-    """Close the real-time shards of a held night whose process is gone; returns their number."""
+    """Close the real-time shards that no process goes on with: of a held night, or of an account
+    that left its job. Returns their number."""
+    with pipeline.ledger.read() as connection:
+        if not admission.abandoned_calls(connection, night):
+            return 0
     with pipeline.ledger.write() as connection:
         return admission.close_abandoned_calls(connection, night, pipeline.holder)
 

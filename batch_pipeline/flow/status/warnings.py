@@ -180,19 +180,20 @@ def _of_api(state: Progress) -> Iterator[NightWarning]:
     if flying and account.workspace != account.key_workspace:
         yield NightWarning(
             "other_workspace",
-            f"the key is one of workspace {account.key_workspace}, and {len(flying):,} batches are "
-            f"in flight in workspace {account.workspace}: set ANTHROPIC_API_KEY to a key of that "
-            "workspace, which alone can fetch their results",
+            f"the key of account {account.name} is one of workspace {account.key_workspace}, and "
+            f"{len(flying):,} batches are in flight in workspace {account.workspace}: set a key of "
+            "that workspace, which alone can fetch their results",
             key=f"{account.workspace} {account.key_workspace}",
         )
     elif len(flying) > 1 and len(missing) == len(flying):
         lasted = state.at - max(s.missing_since or 0.0 for s in missing)
         if lasted > MISSING_SECONDS:
+            names = ", ".join(sorted({s.account for s in missing}))
             yield NightWarning(
                 "other_workspace",
                 f"for {duration(lasted)} the API has known none of the {len(flying):,} batches in "
-                "flight (HTTP 404): is the key one of another workspace? Set ANTHROPIC_API_KEY to "
-                "a key of the workspace that made them, which alone can fetch their results",
+                f"flight (HTTP 404): is the key of account {names} one of another workspace? "
+                "Set a key of the workspace that made them, which alone can fetch their results",
                 key=f"{min(s.missing_since or 0.0 for s in missing):.0f}",
                 alerts=lasted > UNKNOWN_LASTS_SECONDS,
             )

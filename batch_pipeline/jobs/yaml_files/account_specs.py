@@ -30,7 +30,7 @@ NOT_SHOWN = "looks like a key; it is not shown. Write the name of the variable t
 # Headers that every request would carry, whichever account it is for.
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
-SDK_VARIABLES = "the variables that the SDK reads"
+SDK_VARIABLES = "ANTHROPIC_API_KEY, or what else the SDK reads"
 
 
 def _variable(value: str) -> str:
@@ -124,7 +124,8 @@ class AccountSpec(DeclaredModel):
             return f"profile {self.profile}"
         if self.federation is not None:
             found = self.federation
-            return f"federation rule {found.rule_id} of workspace {found.workspace_id}"
+            of = "" if found.workspace_id is None else f" of workspace {found.workspace_id}"
+            return f"federation rule {found.rule_id}{of}"
         return SDK_VARIABLES
 
     @property

@@ -313,12 +313,18 @@ def abandoned_calls(connection: Connection, night: Night) -> list[Submission]:
 
 
 def close_abandoned_calls(connection: Connection, night: Night, holder: str) -> int:
-    """End the abandoned real-time submissions of a held night, which no process goes on with.
+    """End the abandoned real-time submissions that no process goes on with: all of a held night, of
+    another one those of accounts that may not send it any more.
 
     What was answered is collected then, the rest is open again. Returns the number ended.
     """
+    night = nights.get_night(connection, night.id)
+    able: set[str] = set()
+    if night.held_at is None:
+        able.update(*(accounts.same_workspace(connection, name) for name in night.sent_by))
     closed_ = 0
     for submission in abandoned_calls(connection, night):
-        leases.take_over(connection, submission, holder, 0.0)
-        closed_ += transitions.close(connection, submissions.get(connection, submission.id))
+        if submission.account not in able:
+            leases.take_over(connection, submission, holder, 0.0)
+            closed_ += transitions.close(connection, submissions.get(connection, submission.id))
     return closed_

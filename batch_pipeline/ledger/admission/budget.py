@@ -8,8 +8,8 @@ in `pricing.bounds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -86,12 +86,14 @@ class Spending:
     """USD under one ceiling.
 
     `billed`, `reserved` for what may still be billed, and `unproven`, which may have been billed
-    for answers that were lost.
+    for answers that were lost. `for_calls` is the part of `reserved` that real-time calls of the
+    night itself are to use up.
     """
 
     billed: Decimal
     reserved: Decimal
     unproven: Decimal = Decimal(0)
+    for_calls: Decimal = field(default=Decimal(0), compare=False)
 
     @property
     def total(self) -> Decimal:
@@ -147,30 +149,27 @@ def spendings(
     submission, takeover = tables.submission.c, tables.takeover.c
     if ceilings.partition is not None:
         spent = _spending(connection, submission.night_id == night.id)
-        yield (
-            PARTITION,
-            ceilings.partition,
-            _with(spent, _for_takeovers(connection, takeover.night_id == night.id)),
-        )
-    if ceilings.job_month is None and ceilings.account_month is None:
-        return
-    month = _month(connection)
-    this_month, reserved = submission.intent_at >= month, takeover.reserved_at >= month
+        kept = _for_takeovers(connection, night.id, takeover.night_id == night.id)
+        yield PARTITION, ceilings.partition, _with(spent, *kept)
     if ceilings.job_month is not None:
+        month = _month(connection)
         owned = (tables.night.c.job == night.job, tables.night.c.owner == night.owner)
         of_job = submission.night_id.in_(sa.select(tables.night.c.id).where(*owned))
-        kept = _for_takeovers(connection, reserved, *owned)
-        yield JOB_MONTH, ceilings.job_month, _with(_spending(connection, this_month, of_job), kept)
+        spent = _spending(connection, submission.intent_at >= month, of_job)
+        kept = _for_takeovers(connection, night.id, takeover.reserved_at >= month, *owned)
+        yield JOB_MONTH, ceilings.job_month, _with(spent, *kept)
     if ceilings.account_month is not None:
-        spent = account_month(connection, ceilings.account or night.owner)
+        spent = account_month(connection, ceilings.account or night.owner, night)
         yield ceilings.account_setting, ceilings.account_month, spent
 
 
-def account_month(connection: Connection, account: str) -> Spending:
+def account_month(connection: Connection, account: str, night: Night | None = None) -> Spending:
     """What an account has spent in the present month, whichever nights it was for."""
     month, through = _month(connection), tables.submission.c.account == account
-    kept = _for_takeovers(connection, tables.takeover.c.reserved_at >= month, through)
-    return _with(_spending(connection, tables.submission.c.intent_at >= month, through), kept)
+    spent = _spending(connection, tables.submission.c.intent_at >= month, through)
+    own = None if night is None else night.id
+    kept = _for_takeovers(connection, own, tables.takeover.c.reserved_at >= month, through)
+    return _with(spent, *kept)
 
 
 def billed_by_job(connection: Connection) -> list[tuple[str, str, Decimal]]:
@@ -188,18 +187,19 @@ def billed_by_job(connection: Connection) -> list[tuple[str, str, Decimal]]:
     return [(name, way, usd_of(*usd)) for name, way, *usd in connection.execute(query)]
 
 
-def without(
-    spent: Iterable[tuple[str, Decimal, Spending]], usd: Mapping[str, Decimal]
+def for_calls(
+    spent: Iterable[tuple[str, Decimal, Spending]], usd: Decimal
 ) -> list[tuple[str, Decimal, Spending]]:
-    """The same with less reserved, in USD by ceiling: for requests that were reserved before."""
+    """The same for real-time calls of the night: what was reserved for them, `usd` at most, is not
+    in their way."""
     return [
-        (name, limit, replace(found, reserved=max(Decimal(0), found.reserved - usd[name])))
+        (name, limit, replace(found, reserved=found.reserved - min(usd, found.for_calls)))
         for name, limit, found in spent
     ]
 
 
-def _with(spent: Spending, usd: Decimal) -> Spending:
-    return replace(spent, reserved=spent.reserved + usd)
+def _with(spent: Spending, kept: Decimal, for_calls: Decimal) -> Spending:
+    return replace(spent, reserved=spent.reserved + kept, for_calls=for_calls)
 
 
 def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Spending:
@@ -213,15 +213,22 @@ def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Sp
     return Spending(usd_of(billed, more_billed), usd_of(held, more_held), usd_of(lost, more_lost))
 
 
-def _for_takeovers(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Decimal:
-    """USD reserved for real-time calls that are to answer the requests of cancelled batches."""
+def _for_takeovers(
+    connection: Connection, night_id: int | None, *conditions: sa.ColumnElement[bool]
+) -> tuple[Decimal, Decimal]:
+    """USD reserved for real-time calls that are to answer the requests of cancelled batches: of all
+    nights, and of this one."""
+    takeover = tables.takeover.c
     query = (
-        sa.select(*usd_sum(tables.takeover.c.left_usd))
-        .join(tables.night, tables.night.c.id == tables.takeover.c.night_id)
-        .join(tables.submission, tables.submission.c.id == tables.takeover.c.submission_id)
+        sa.select(
+            *usd_sum(takeover.left_usd), *usd_sum(takeover.left_usd, takeover.night_id == night_id)
+        )
+        .join(tables.night, tables.night.c.id == takeover.night_id)
+        .join(tables.submission, tables.submission.c.id == takeover.submission_id)
         .where(*conditions)
     )
-    return usd_of(*connection.execute(query).one())
+    every, more, own, more_own = connection.execute(query).one()
+    return usd_of(every, more), usd_of(own, more_own)
 
 
 def _month(connection: Connection) -> float:

@@ -13,7 +13,7 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts, nights, shards, submissions, takeovers, transitions
+from batch_pipeline.ledger import accounts, nights, shards, submissions, transitions
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import budget
 from batch_pipeline.ledger.admission.budget import Money, Shortfall
@@ -299,11 +299,7 @@ def affordable(
     bound = money.bound(shard)
     if shard.engine == "realtime":
         # What was reserved when batches were cancelled is for these very requests.
-        left = takeovers.left_by_account(connection, night.id)
-        own = left.get(ceilings.account or night.owner, Decimal(0))
-        reserved = dict.fromkeys((name for name, _, _ in spent), sum(left.values(), Decimal(0)))
-        reserved |= {ceilings.account_setting: own}
-        spent = budget.without(spent, {name: min(bound, usd) for name, usd in reserved.items()})
+        spent = budget.for_calls(spent, bound)
     short = budget.shortfall(spent, shard.requests, bound)
     if short is None:
         return shard, bound
