@@ -50,7 +50,7 @@ from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger, one_line
-from batch_pipeline.storage import storage_errors
+from batch_pipeline.storage import remote, storage_errors
 from batch_pipeline.wording import clipped
 
 log = get_logger(__name__)
@@ -61,6 +61,9 @@ PASSING = (ACCOUNT, API, STORAGE)
 # Causes that are a night's state already, with an alert of their own.
 TOLD = frozenset({Kind.REFUSED, Kind.SHORT_OF_BUDGET, *GATES})
 REASON_CHARACTERS = 1_000
+# How long a step that has failed waits for its page to be written. It gives no signs of life any
+# more, so that its run would be taken for dead after a lease.
+PAGE_SECONDS = 10.0
 # A step that runs the whole night: what it has come through, no other step has to.
 WHOLE = "run"
 
@@ -136,7 +139,8 @@ def record(
     log.error("%s %s failed: %s; %s", spec.name, partition, found.reason, found.remedy)
     alerts.look(pipeline, spec.alerts, state)
     if is_new and not state.complete:
-        with contextlib.suppress(Exception):  # the home may be what has failed
+        # The home may be what has failed, and was waited for long enough.
+        with contextlib.suppress(Exception), remote.patience(PAGE_SECONDS):
             failure_page.write(pipeline, state.night)
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.errors import StorageError
+from batch_pipeline.flow import failures
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger import nights
 from batch_pipeline.simulator import Simulator
+from batch_pipeline.storage import remote
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.stores import (
     Fault,
@@ -114,3 +118,31 @@ def test_two_processes_in_one_bucket_see_each_others_files(
         pipelines.append(make_pipeline(home=home, ledger_url=ledger))
     _night(pipelines, tmp_path)
     assert not accepted_twice(sim)
+
+
+def test_a_night_that_fails_with_its_store_does_not_wait_for_it_twice(
+    s3: str,
+    proxy: FaultProxy,
+    make_pipeline: MakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its run gives no signs of life any more: the sensor would take it for dead, and say so."""
+    home = f"s3://{new_bucket(s3)}/home"
+    pipeline = make_pipeline(home=home, ledger_url=f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    spec = job(tmp_path / "in.jsonl")
+    monkeypatch.setattr(failures, "PAGE_SECONDS", 0)
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 2)
+    down = proxy.fail(503, "SlowDown", float("inf"))
+    error = StorageError("The home has failed for 300 s")
+    with (
+        pytest.raises(StorageError, match="300 s"),
+        failures.recorded(pipeline, spec, PARTITION, step="input_dataset", by="run 1"),
+    ):
+        raise error
+    assert down.seen == 1
+    down.times = 0
+    with pipeline.ledger.read() as connection:
+        [night] = nights.list_nights(connection)
+    assert night.failure is not None
+    assert night.failure["code"] == "storage"
