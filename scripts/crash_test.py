@@ -1,8 +1,8 @@
 """Proof by killing: small nights that die at every point, and at random under a hostile API.
 
     make crash-test                                      the whole of it, an hour or more
-    python scripts/crash_test.py --every 10 --nights 3 --hurried 2 --documents 2 --postgres 2 \
-        --elsewhere 2 --dagster 1 --spread 1
+    python scripts/crash_test.py --every 10 --every-reading 6 --nights 3 --hurried 2 --documents 2 \
+        --postgres 2 --elsewhere 2 --dagster 1 --spread 1
 
 Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
 named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
@@ -41,6 +41,7 @@ from batch_pipeline_tests.end_to_end.crash_nights import (  # noqa: E402
     hunted,
     killed_at,
     ledger_lost,
+    reading_killed_at,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_spread import hunted_over_a_bucket  # noqa: E402
@@ -53,13 +54,18 @@ HUNTS = {
     "hunted, with a deadline": hunted_before_deadline,
     "hunted, in real time": hunted_in_real_time,
 }
-# How a night is killed at each point: its pilot's way, and its documents.
-SWEEPS = (
-    ("realtime", None),
-    ("batch", None),
-    ("realtime", REFERENCE),
-    ("batch", KEPT),
-)
+# What is killed at each point: nights by their pilot's way and their documents; and a worker of an
+# input that several read, whose home is a folder, or is reached by its URL alone.
+NIGHTS = {
+    "pilot: realtime": killed_at,
+    "pilot: batch": partial(killed_at, pilot_via="batch"),
+    "pilot: realtime, documents, reference": partial(killed_at, documents_as=REFERENCE),
+    "pilot: batch, documents, kept": partial(killed_at, pilot_via="batch", documents_as=KEPT),
+}
+READINGS = {
+    "shared reading": reading_killed_at,
+    "shared reading, by URL": partial(reading_killed_at, home_by_url=True),
+}
 # Of the 480 points or more of a night with documents: from the first of these on the API has some
 # of it. A ledger that is lost before knows of nothing bought, and the input is read as it is then.
 SENT_FROM, SENT_TO = 200, 450
@@ -69,6 +75,7 @@ ROWS = {
     "cuts": "connections to PostgreSQL cut",
     "restarts": "processes started in their place",
     "nights": "nights completed and checked",
+    "readings": "inputs that several workers took, the same as one worker makes",
     "batches": "batches made",
     "requests": "requests taken in, retries included",
     "faults": "faults of the API (lost answers, 404s, cut results, …)",
@@ -117,6 +124,7 @@ class Tally:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="kill at each n-th point; 0: at none")
+    parser.add_argument("--every-reading", type=int, default=1, help="of a shared input's reading")
     parser.add_argument("--first", type=int, default=1, help="number of the first such point")
     parser.add_argument("--nights", type=int, default=40, help="nights that are hunted")
     parser.add_argument("--hurried", type=int, default=20, help="with a deadline; in real time")
@@ -132,8 +140,9 @@ def main() -> int:
     tally = Tally(Path(tempfile.mkdtemp(prefix="crash_test_")))
     started = time.monotonic()
     with forking() as forks, contextlib.suppress(KeyboardInterrupt):
-        for pilot_via, documents_as in SWEEPS if arguments.every else ():
-            sweep(forks, tally, pilot_via, documents_as, arguments.first, arguments.every)
+        for kinds, every in ((NIGHTS, arguments.every), (READINGS, arguments.every_reading)):
+            for kind, killed in kinds.items() if every else ():
+                sweep(kind, partial(killed, forks), tally, arguments.first, every)
         for kind, hunt in HUNTS.items():
             nights = arguments.nights if hunt is hunted else arguments.hurried
             for seed in range(arguments.seed, arguments.seed + nights):
@@ -201,26 +210,28 @@ def hunt_over_a_bucket(tally: Tally, first_seed: int, nights: int) -> None:
 
 
 def sweep(
-    forks: Forks, tally: Tally, pilot_via: str, documents_as: str | None, first: int, every: int
+    kind: str,
+    killed: Callable[[Path, int | None], tuple[Figures, list[str]]],
+    tally: Tally,
+    first: int,
+    every: int,
 ) -> None:
-    """Kill at each point that an undisturbed night passes."""
+    """Kill at each point that an undisturbed process passes."""
     points: list[str] = []
 
     def die(folder: Path, fatal: int | None) -> Figures:
-        figures, reached = killed_at(
-            forks, folder, fatal, pilot_via=pilot_via, documents_as=documents_as
-        )
+        figures, reached = killed(folder, fatal)
         if fatal is None:
             points.extend(reached)
         return figures
 
-    name = pilot_via if documents_as is None else f"{pilot_via}-documents-{documents_as}"
-    column = f"killed at a point, pilot: {name.replace('-', ', ')}"
+    name = kind.translate({ord(" "): "-", ord(":"): None, ord(","): None})
+    column = f"killed at a point, {kind}"
     tally.attempt(column, f"{name}-undisturbed", partial(die, fatal=None))
     for fatal in range(first, len(points) + 1, every):
         tally.attempt(column, f"{name}-{fatal}", partial(die, fatal=fatal))
         if (fatal - first) % (20 * every) == 0:
-            progress(f"pilot {name}: point {fatal} of {len(points)}")
+            progress(f"{kind}: point {fatal} of {len(points)}")
 
 
 def progress(text: str) -> None:

@@ -50,6 +50,7 @@ class Figures:
     """
 
     nights: int = 0
+    readings: int = 0
     kills: int = 0
     freezes: int = 0
     cuts: int = 0

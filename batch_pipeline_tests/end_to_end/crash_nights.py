@@ -14,8 +14,9 @@ from typing import Any
 
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.databases import cut_connections
-from batch_pipeline_tests.end_to_end import crash_documents, crash_thrift
+from batch_pipeline_tests.end_to_end import crash_documents, crash_reading, crash_thrift
 from batch_pipeline_tests.end_to_end.crash_books import Figures, check
+from batch_pipeline_tests.end_to_end.crash_points import Fatal
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
 from batch_pipeline_tests.support import PARTITION, documents, make_late, write_rows
 
@@ -152,6 +153,52 @@ def killed_at(
         assert not figures.repeated_beside, "it was not in flight"
         assert figures.calls_repeated <= figures.kills * work.pilot
         return figures, points
+
+
+def reading_killed_at(
+    forks: Forks,
+    folder: Path,
+    fatal: Fatal | None,
+    *,
+    then: Sequence[Fatal] = (),
+    home_by_url: bool = False,
+) -> tuple[Figures, list[str]]:
+    """An input whose first worker dies at a point, further ones at points of their own, and that
+    two others read to its end, at the same time: to the byte what one worker makes of it.
+
+    Returns the points of the first worker as well; with None it dies at none.
+    """
+    with a_night(folder, PLAIN, items=0) as (_, planned, _):
+        work = replace(
+            planned,
+            input_only=True,
+            spread=2,
+            home_by_url=home_by_url,
+            ledger_url=f"sqlite:///{folder}/ledger.sqlite",
+            # Of a dead holder the process is known to be gone. A heartbeat would be a point that
+            # comes at any moment.
+            lease_seconds=60.0,
+        )
+        write_rows(work.source(PARTITION), crash_reading.rows())
+        deaths = () if fatal is None else (fatal, *then)
+        for number, each in enumerate(deaths):
+            code = forks.wait(forks.start(work, str(number), each))
+            assert code == -signal.SIGKILL, f"not at {each}: {code}\n{work.log.read_text()}"
+        if not deaths:
+            assert forks.wait(forks.start(work, "0")) == NOT_COMPLETE, work.log.read_text()
+        both = [forks.start(work), forks.start(work)]
+        assert {forks.wait(each) for each in both} == {NOT_COMPLETE}, work.log.read_text()
+        alone = replace(
+            work, spread=1, home_name="one", ledger_url=f"sqlite:///{folder}/one.sqlite"
+        )
+        assert forks.wait(forks.start(alone)) == NOT_COMPLETE, work.log.read_text()
+        shared, by_one = (
+            crash_reading.files_of_snapshot(each.pipeline(), each.spec()) for each in (work, alone)
+        )
+        assert shared == by_one, f"after {deaths}"
+        kills = len(deaths)
+        figures = Figures(readings=1, kills=kills, restarts=kills + 1 if kills else 0)
+        return figures, work.trace("0").read_text().splitlines()
 
 
 def killed_in_turn(forks: Forks, folder: Path, deaths: Sequence[tuple[str, int]]) -> Figures:

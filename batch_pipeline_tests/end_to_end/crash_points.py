@@ -52,7 +52,7 @@ class Points:
 def install(points: Points) -> None:
     """From now on this process reaches points; there is no way back."""
     for owner, names in (
-        (Files, ("make_durable", "publish", "remove")),
+        (Files, ("make_durable", "publish", "copy", "link", "remove")),
         (Journal, ("append",)),
         (DocumentStore, ("add",)),
         (changed_documents, ("take_out",)),

@@ -19,13 +19,19 @@ from typing import Any
 
 import orjson
 
+import batch_pipeline_tests.folder_as_bucket  # noqa: F401  # homes with `bucket://`
 from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline_tests.end_to_end import crash_documents, crash_points, crash_thrift
+from batch_pipeline_tests.end_to_end import (
+    crash_documents,
+    crash_points,
+    crash_reading,
+    crash_thrift,
+)
 from batch_pipeline_tests.support import PARTITION, job, settings
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +51,9 @@ class Work:
     lease_seconds: float
     reconcile_seconds: float
     ledger_url: str | None = None
+    home_name: str = "home"
+    # Whether the home is reached by its URL alone, as a bucket is.
+    home_by_url: bool = False
     # `auto` has a deadline.
     mode: str = "batch"
     # Calls in real time under way at once.
@@ -55,6 +64,8 @@ class Work:
     caching: str | None = None
     # With a value of `crash_documents` its rows name documents.
     documents: str | None = None
+    # So many workers share the reading of the input of `crash_reading`; 0: another input.
+    spread: int = 0
     # Whether the input is taken and nothing else is done.
     input_only: bool = False
     # Whether the ledger was lost, and is recovered before anything else.
@@ -62,7 +73,7 @@ class Work:
 
     @property
     def home(self) -> Path:
-        return Path(self.folder, "home")
+        return Path(self.folder, self.home_name)
 
     @property
     def nights(self) -> tuple[str, ...]:
@@ -93,6 +104,8 @@ class Work:
             source, more = self.source("{partition}"), crash_thrift.declared(self.caching)
         if self.documents is not None:
             more = crash_documents.declared(source, self.documents_folder, self.documents)
+        if self.spread:
+            more = {"spread": self.spread, **crash_reading.DECLARED}
         return job(
             source,
             **more,
@@ -114,7 +127,7 @@ class Work:
         changes = {} if self.ledger_url is None else {"ledger_url": self.ledger_url}
         return Pipeline(
             settings(
-                self.home,
+                f"bucket://{self.home}" if self.home_by_url else self.home,
                 max_queued_requests=self.queue,
                 lease_seconds=self.lease_seconds,
                 reconcile_seconds=self.reconcile_seconds,
@@ -207,14 +220,17 @@ def _carry_out(work: Work, trace: str | None, fatal: crash_points.Fatal | None) 
     logging.basicConfig(filename=work.log, level=logging.INFO, format=form)
     if trace is not None:
         crash_points.install(crash_points.Points(work.trace(trace), fatal))
+    if work.spread:
+        crash_reading.cut_into_small_pieces()
     pipeline, spec = work.pipeline(), work.spec()
     complete = True
     if work.recover:
         assert recover(pipeline).complete
     for night in work.nights:
-        if work.documents is not None:
+        if work.documents is not None or work.input_only:
             opened = steps.open_night(pipeline, spec, night)
             night_input.take_input(pipeline, spec, opened)
+        if work.documents is not None:
             crash_documents.spoil(work.documents_folder)
         if work.input_only:
             return NOT_COMPLETE

@@ -19,6 +19,7 @@ from batch_pipeline_tests.end_to_end.crash_nights import (
     killed_at,
     killed_in_turn,
     ledger_lost,
+    reading_killed_at,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks
 
@@ -60,6 +61,22 @@ def test_a_night_of_documents_that_is_killed_is_whole_and_paid_once(
     figures, points = killed_at(forks, tmp_path / "night", point, documents_as=documents_as)
     assert figures.kills == 1
     assert (len(points), figures.changed_documents) == (point, 5 * (documents_as == REFERENCE))
+
+
+@pytest.mark.parametrize(("home_by_url", "named"), [(False, "link"), (True, "copy")])
+def test_an_input_whose_workers_are_killed_in_turn_is_what_one_worker_makes_of_it(
+    forks: Forks, tmp_path: Path, *, home_by_url: bool, named: str
+) -> None:
+    """Once a piece is claimed, before its part is recorded, while parts get their names, and with
+    the night's snapshot recorded."""
+    figures, _ = reading_killed_at(
+        forks,
+        tmp_path / "night",
+        ("after commit", 7),
+        then=[("after Files.publish", 2), (f"after Files.{named}", 2), ("before Files.remove", 1)],
+        home_by_url=home_by_url,
+    )
+    assert figures.kills == 4
 
 
 def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledger_in_postgres(

@@ -15,32 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import orjson
-from fsspec.implementations.local import LocalFileSystem
 
+import batch_pipeline_tests.folder_as_bucket  # noqa: F401  # homes with `bucket://`
 from batch_pipeline.api import client  # noqa: F401  # loaded before the forks
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline_tests.support import PARTITION, job, settings
-
-
-class Bucket(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A folder as an object store: reached by URL alone, and names need no folders made first."""
-
-    protocol = "bucket"
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(auto_mkdir=True, **options)
-
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return super()._strip_protocol(str(path).removeprefix("bucket://"))
-
-
-fsspec.register_implementation(Bucket.protocol, Bucket, clobber=True)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
-"""An input that several workers read: the same snapshot as by one, whoever dies meanwhile."""
+"""An input that several workers read: the same snapshot as by one.
+
+That one of them may be killed at any point is in `end_to_end/test_crash.py`.
+"""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow import night_input, publishing, steps
@@ -24,18 +24,13 @@ from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, readings
-from batch_pipeline.ledger.database import tables
-from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.readings import MOST_TRIES, Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, together, write_rows
 
 Open = Callable[..., Pipeline]
-# A process dies at each of so many points: at every one takes half a minute.
-EACH = int(os.environ.get("EACH_POINT", "6"))
 
 
 @pytest.fixture
@@ -151,80 +146,6 @@ def test_two_workers_make_the_same_snapshot_as_one(
     assert not pipeline.files.list(f".readings/{reading.token}", "")
     with pipeline.ledger.read() as connection:
         assert readings.of_night(connection, reading.night_id) is None
-
-
-class DiedError(BaseException):
-    """The process ends here."""
-
-
-class Death:
-    """Ends the process after the n-th thing that other processes see of it: a file of the home, or
-    a transaction."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-        self.seen, self._number = 0, number
-        write = Ledger.write
-
-        @contextmanager
-        def dying(ledger: Ledger) -> Iterator[Any]:
-            with write(ledger) as connection:
-                yield connection
-            self.point()
-
-        monkeypatch.setattr(Ledger, "write", dying)
-        for name in ("publish", "copy", "link", "remove"):
-            monkeypatch.setattr(Files, name, self._around(getattr(Files, name)))
-
-    def point(self) -> None:
-        if self.seen == self._number:
-            raise DiedError
-        self.seen += 1
-
-    def _around(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def dying(*arguments: Any) -> Any:
-            result = work(*arguments)
-            self.point()
-            return result
-
-        return dying
-
-
-@pytest.mark.usefixtures("small_pieces")
-def test_a_worker_may_die_after_each_file_and_transaction(
-    sim: Simulator, open_home: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = job(write_rows(tmp_path / "in.jsonl", documents(20)), spread=2)
-    one = read_by_one(open_home(), spec)
-    living = open_home()
-    monkeypatch.setattr(
-        shared_reading, "is_gone", lambda holder: not holder.startswith(living.holder)
-    )
-    at = 0
-    while True:
-        with monkeypatch.context() as patched:
-            death = Death(patched, at)
-            try:
-                dying = open_home()
-                night_input.take_input(dying, spec, steps.open_night(dying, spec, PARTITION))
-            except DiedError:
-                died = True
-            else:
-                died = False
-        taken = night_input.take_input(
-            living, spec, steps.open_night(living, spec, PARTITION), again=not died
-        )
-        assert (taken.snapshot.folder, files_of(living, taken.snapshot)) == (one[0].folder, one[1])
-        with living.ledger.write() as connection:
-            assert not readings.tokens(connection, 1e9)
-            connection.execute(sa.update(tables.night).values(snapshot_id=None))
-            connection.execute(sa.delete(tables.snapshot))
-        living.files.remove(taken.snapshot.folder)
-        publishing.sweep(living)
-        assert not living.files.glob(".readings/*/*")
-        if not died:
-            break
-        at += EACH
-    assert death.seen > 20
 
 
 @pytest.mark.usefixtures("small_pieces")
