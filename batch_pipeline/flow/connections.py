@@ -164,8 +164,8 @@ class Connections:
     def answering(self, declared: Sequence[str]) -> list[Connected]:
         """Those of the accounts that can be used now; what is wrong with the others is noted.
 
-        Raises one of their errors where none can be used, and AccountError where a simulator answers
-        some and the API others.
+        Raises one of their errors where none can be used, and AccountError where a simulator
+        answers some and the API others.
         """
         found: list[Connected] = []
         failed: list[tuple[str, Exception]] = []
