@@ -15,6 +15,7 @@ from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, transitions
 from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.backup import copy_ledger, sqlite_url
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.ledger.sums import Counts
@@ -64,6 +65,31 @@ def test_what_was_written_is_there_for_the_next_process(ledger_url: str) -> None
     assert versions == [tables.SCHEMA_VERSION]
     first.close()
     second.close()
+
+
+def test_a_read_sees_the_ledger_as_it_was_at_its_begin(ledger_url: str) -> None:
+    """Else the sums of a night and its rows, read in turn, might not belong together."""
+    with Ledger(ledger_url) as ledger:
+        with ledger.read() as connection:
+            names = sa.select(tables.account.c.name)
+            assert connection.scalars(names).all() == []
+            with ledger.write() as other:
+                accounts.register_account(other, "one", simulated=True)
+            assert connection.scalars(names).all() == []
+        with ledger.read() as connection:
+            assert connection.scalars(names).all() == ["one"]
+
+
+def test_a_backup_is_a_whole_ledger(ledger_url: str, tmp_path: Path) -> None:
+    backup = tmp_path / "backup.sqlite"
+    with Ledger(ledger_url) as ledger:
+        with ledger.write() as connection:
+            accounts.register_account(connection, "default", simulated=False)
+            submission = begun(connection, a_night(connection, 10))
+        rows = copy_ledger(ledger, backup)
+    assert (rows["night"], rows["shard"], rows["submission"]) == (1, 1, 1)
+    with Ledger(sqlite_url(backup)) as copy, copy.read() as connection:
+        assert submissions.get(connection, submission.id) == submission
 
 
 def test_many_processes_may_open_a_new_ledger_at_once(ledger_url: str) -> None:

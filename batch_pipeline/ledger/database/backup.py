@@ -40,8 +40,6 @@ def copy_ledger(ledger: Ledger, target: Path) -> dict[str, int]:
     copied: dict[str, int] = {}
     try:
         with Ledger(sqlite_url(part)) as copy, ledger.read() as source, copy.write() as sink:
-            if source.dialect.name == "postgresql":
-                source.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             for table in tables.metadata.sorted_tables:
                 sink.execute(sa.delete(table))
                 rows = source.execution_options(yield_per=ROWS_AT_ONCE).execute(sa.select(table))

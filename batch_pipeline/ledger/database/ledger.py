@@ -40,11 +40,7 @@ POSTGRES_WRITE_LOCK = 0x6261746368
 POSTGRES_IDLE_LIMIT = "30s"
 # Set in each transaction and for it alone: PgBouncer hands the session to others after it, and
 # refuses a connection that brings options of its own.
-_IDLE_LIMIT = sa.func.set_config(
-    "idle_in_transaction_session_timeout",
-    POSTGRES_IDLE_LIMIT,
-    True,
-)
+_IDLE_LIMIT = sa.func.set_config("idle_in_transaction_session_timeout", POSTGRES_IDLE_LIMIT, True)
 SQLITE_BUSY_MILLISECONDS = 120_000
 # A smaller difference is the time that reading two clocks takes, or a clock that is corrected.
 CLOCK_SET_SECONDS = 1.0
@@ -85,7 +81,7 @@ class Ledger:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that no other write overlaps; durable once the block has ended."""
-        with self._transaction(ledger_write=True) as connection:
+        with self._transaction({"ledger_write": True}) as connection:
             if connection.dialect.name == "postgresql":
                 lock = sa.func.pg_advisory_xact_lock(POSTGRES_WRITE_LOCK)
                 connection.execute(sa.select(_IDLE_LIMIT, lock))
@@ -94,8 +90,11 @@ class Ledger:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees the ledger as it is at its begin."""
-        with self._transaction(ledger_write=False) as connection:
-            if connection.dialect.name == "postgresql":
+        is_postgres = self._engine.dialect.name == "postgresql"
+        # Without it, each statement would see what was committed until it began.
+        options = {"isolation_level": "REPEATABLE READ"} if is_postgres else {}
+        with self._transaction(options) as connection:
+            if is_postgres:
                 connection.execute(sa.select(_IDLE_LIMIT))
             yield connection
 
@@ -110,10 +109,10 @@ class Ledger:
         self._engine.pool.dispose()
 
     @contextmanager
-    def _transaction(self, *, ledger_write: bool) -> Iterator[Connection]:
+    def _transaction(self, options: dict[str, Any]) -> Iterator[Connection]:
         if self._closed:
             raise LedgerError("The ledger has been closed by this process.")
-        connecting = self._engine.connect().execution_options(ledger_write=ledger_write)
+        connecting = self._engine.connect().execution_options(**options)
         try:
             with connecting as connection, connection.begin():
                 yield connection
