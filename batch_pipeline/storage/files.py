@@ -286,7 +286,6 @@ class Files:
                             status = entry.stat()
                             yield entry.name, status.st_size, status.st_mtime
             return
-        self._fs.invalidate_cache()
         if self._fs.exists(f"{self._root}/{folder}"):
             for info in self._fs.ls(f"{self._root}/{folder}", detail=True):
                 if info["type"] == "file":
@@ -302,7 +301,6 @@ class Files:
             except FileNotFoundError:
                 return False
             return True
-        self._fs.invalidate_cache(f"{self._root}/{path}".rpartition("/")[0])
         try:
             info = self._fs.info(f"{self._root}/{path}")
         except FileNotFoundError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from fsspec.core import url_to_fs
 
 from batch_pipeline.errors import StorageError
 from batch_pipeline.safe_text import get_logger
+from batch_pipeline.storage.passing_errors import credentials_ended, gives_no_reason, may_pass
 
 T = TypeVar("T")
 
@@ -44,34 +44,6 @@ GUESSES = 3
 # s3fs waits for 15 s, in which a file of some MB may not be through a slow line yet; and repeating
 # is what `PatientFileSystem` does.
 S3_CONFIG = {"read_timeout": 120, "retries": {"total_max_attempts": 1}}
-_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
-# Error codes of S3 that do not say by their HTTP status that they pass.
-_PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
-# What S3 says of credentials that have ended. The answer to a HEAD request has no body to say it.
-_UNSAID = "400"
-_ENDED = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidToken",
-    "RequestExpired",
-    "TokenRefreshRequired",
-}
-# Names of classes, since the libraries of stores are optional and import slowly: botocore and
-# aiohttp, requests (gcsfs), azure.
-_PASSING_CLASSES = {
-    "ClientConnectionError",
-    "ClientPayloadError",
-    "ConnectionError",
-    "CredentialRetrievalError",
-    "HTTPClientError",
-    "IncompleteRead",
-    "MetadataRetrievalError",
-    "ResponseParserError",
-    "ServiceRequestError",
-    "ServiceResponseError",
-    "Timeout",
-}
-
 
 # Until when the block in which this runs may wait, by the monotonic clock.
 _until: ContextVar[float] = ContextVar("until", default=math.inf)
@@ -88,48 +60,6 @@ def patience(seconds: float) -> Iterator[None]:
         yield
     finally:
         _until.reset(token)
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed later: the store is busy, failing or out of reach."""
-    if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError):
-        return False
-    return any(_passes(cause) for cause in _causes(error))
-
-
-def _passes(error: BaseException) -> bool:
-    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
-        return True
-    status = _status(error)
-    if status is not None:
-        return status in _PASSING_STATUS or _code(error) in _PASSING
-    return any(base.__name__ in _PASSING_CLASSES for base in type(error).__mro__)
-
-
-def _code(error: BaseException) -> str:
-    """The code in botocore's answer, empty where there is none."""
-    response = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that botocore, gcsfs or azure tell."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        told = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        told = getattr(error, "code", None) or getattr(error, "status_code", None)
-    return int(told) if isinstance(told, int) or str(told).isdecimal() else None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was made of: libraries wrap what a store said in errors of Python."""
-    known: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in known:
-        known.add(id(cause))
-        yield cause
-        cause = cause.__cause__
 
 
 def opened(url: str, what: str, *, patient: bool = True) -> tuple[PatientFileSystem, str]:
@@ -181,21 +111,22 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         if not self._patient:
             return call()
         guesses = 0
+        renew = False
         began = asked_at = time.monotonic()
 
         def ask() -> T:
             nonlocal asked_at
+            if renew:
+                self._renew(asked_at)
             asked_at = time.monotonic()
             return call()
 
         def again(error: BaseException) -> bool:
-            nonlocal guesses
-            codes = {_code(cause) for cause in _causes(error)}
-            guesses += _UNSAID in codes
-            if codes & _ENDED or (_UNSAID in codes and guesses <= GUESSES):
-                self._renew(asked_at)
-                return True
-            return may_pass(error)
+            nonlocal guesses, renew
+            unexplained = gives_no_reason(error)
+            guesses += unexplained
+            renew = credentials_ended(error) or (unexplained and guesses <= GUESSES)
+            return renew or may_pass(error)
 
         def told(state: tenacity.RetryCallState) -> None:
             if state.attempt_number == 1 and state.outcome is not None:
