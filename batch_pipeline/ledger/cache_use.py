@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import snapshots
 from batch_pipeline.ledger.database import tables
-from batch_pipeline.ledger.database.tables import usd_of, usd_sum
+from batch_pipeline.ledger.database.amounts import usd_of, usd_sum
 from batch_pipeline.pricing.tokens import CACHE_TOKENS
 from batch_pipeline.wording import percent, usd
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
-from batch_pipeline.ledger.database.tables import usd_of, usd_sum
+from batch_pipeline.ledger.database.amounts import PICODOLLARS, usd_of, usd_sum
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 
@@ -386,7 +386,7 @@ def _collected(night_id: int) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _usd(picodollars: int | None) -> Decimal | None:
-    return None if picodollars is None else picodollars / tables.PICODOLLARS
+    return None if picodollars is None else picodollars / PICODOLLARS
 
 
 def _examples(connection: Connection, night_id: int) -> dict[Part, dict[str, list[str]]]:

@@ -15,6 +15,7 @@ from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, transitions
 from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.amounts import usd_of, usd_sum
 from batch_pipeline.ledger.database.backup import copy_ledger, sqlite_url
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.submissions import State
@@ -177,10 +178,10 @@ def test_sums_of_amounts_are_exact_beyond_64_bits(ledger_url: str) -> None:
         night = a_night(connection)
         new = [replace(a_shard(1), usd_bound=amount) for amount in amounts]
         shards.add_shards(connection, night, new, open_requests=0)
-        query = sa.select(*tables.usd_sum(tables.shard.c.usd_bound))
-        assert tables.usd_of(*connection.execute(query).one()) == sum(amounts)
+        query = sa.select(*usd_sum(tables.shard.c.usd_bound))
+        assert usd_of(*connection.execute(query).one()) == sum(amounts)
         nothing = query.where(tables.shard.c.id < 0)
-        assert tables.usd_of(*connection.execute(nothing).one()) == 0
+        assert usd_of(*connection.execute(nothing).one()) == 0
     ledger.close()
 
 

@@ -26,7 +26,7 @@ from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.planning.variants import is_escalated
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
-from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
+from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.sending import PilotSpec
 from batch_pipeline.jobs.spec import JobSpec

@@ -24,7 +24,7 @@ from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.planning import manifests, new_shards, variants
 from batch_pipeline.flow.recovery.found import Found
-from batch_pipeline.flow.results.asked import Asked, asked_of
+from batch_pipeline.flow.results.judging.asked import Asked, asked_of
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
 from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.snapshots import NewSnapshot

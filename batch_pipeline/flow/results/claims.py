@@ -20,7 +20,7 @@ from batch_pipeline.flow.concurrency import Stop, is_gone, run_in_threads
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
-from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
+from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.nights import Night

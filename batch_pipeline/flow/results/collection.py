@@ -28,10 +28,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.publishing import Named, Publish
 from batch_pipeline.flow.results import dead_letters, lines
-from batch_pipeline.flow.results.judge import LineJudge
-from batch_pipeline.flow.results.result_tables import Chunk
+from batch_pipeline.flow.results.judging.judge import LineJudge
+from batch_pipeline.flow.results.judging.result_tables import Chunk
+from batch_pipeline.flow.results.judging.unsure import unsure_by
 from batch_pipeline.flow.results.typed.rows import TypedRows
-from batch_pipeline.flow.results.unsure import unsure_by
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import (

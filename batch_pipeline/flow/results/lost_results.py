@@ -11,7 +11,7 @@ from __future__ import annotations
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import collection, lines
-from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
+from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
 from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import submissions, transitions

@@ -38,6 +38,7 @@ from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 from batch_pipeline.safe_text import get_logger
+from batch_pipeline.settings import is_simulated
 
 log = get_logger(__name__)
 
@@ -184,7 +185,6 @@ def _rebuilt(
         seen, night = night, nights.get_night(connection, night.id)
         if (redriven or further) and night.revision != seen.revision:
             raise _changed(night)
-        simulated = accounts.get_account(connection, night.owner).simulated
         nights.update_night(connection, night.id, rebuilding=True)
         answered = answers.of_night(connection, night, snapshot, redriven)
     answered = replace(answered, files=[*answered.files, *further])
@@ -198,6 +198,7 @@ def _rebuilt(
     ):
         for folder in (results, letters, typed):
             folder.mkdir()
+        simulated = is_simulated(night.owner)
         settled = _write_rows(pipeline, snapshot, answered, results, letters, simulated=simulated)
         if night.output:
             rows = TypedRows(pipeline.files, snapshot, night.output)

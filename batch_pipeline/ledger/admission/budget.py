@@ -20,8 +20,8 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger.admission.night_state import ShortOfBudget
 from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.amounts import usd_of, usd_sum
 from batch_pipeline.ledger.database.ledger import now
-from batch_pipeline.ledger.database.tables import usd_of, usd_sum
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import LIVE, State

@@ -1,7 +1,14 @@
 """The ledger's tables: rows per night, snapshot, shard, submission, alert, worker; none per item.
 
-Times are seconds since the epoch by the database's clock. Amounts are whole picodollars, the scale
-of the results' `cost_usd` (decimal128(18, 12)), so that sums made by the database are exact.
+    this ledger        schema_version, identity, steady_clock
+    who sends          account, organisation, cache_prefix
+    what is asked      night, snapshot, shard; reading and piece while several workers read an input
+    what was sent      submission, takeover; seen and list_mark of the API's list of batches
+    what came back     model_usage, settled_items, first_error, error_example, fee, answers_file
+    what people did    approval, action, redriven
+    who works          worker, tick, alert, publication
+
+Times are seconds since the epoch by the database's clock, amounts whole picodollars (`amounts`).
 """
 
 from __future__ import annotations
@@ -15,7 +22,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -27,48 +33,13 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.types import TypeDecorator
 
+from batch_pipeline.ledger.database.amounts import Usd
 from batch_pipeline.pricing.tokens import TOKENS
 
 # Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
 # of an older version.
 SCHEMA_VERSION = 7
-PICODOLLARS = Decimal(10) ** 12
-
-
-class Usd(TypeDecorator[Decimal]):
-    """A Decimal amount in USD, stored as whole picodollars."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        return None if value is None else int(value * PICODOLLARS)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002
-        return None if value is None else Decimal(value) / PICODOLLARS
-
-
-def usd_sum(
-    column: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
-) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:
-    """Two columns of an aggregate query that together are the exact sum of amounts in USD: whole
-    dollars, and the picodollars beside them; `usd_of` puts them together.
-
-    One column does not do: SQLite raises an error where a sum passes 64 bits, which are 9.2 million
-    USD in picodollars, and the bounds of a busy month may add up to more.
-    """
-    amounts: sa.ColumnElement[int] = sa.type_coerce(column, BigInteger)
-    if where is not None:
-        amounts = sa.case((where, amounts))
-    whole, rest = amounts // int(PICODOLLARS), amounts % int(PICODOLLARS)
-    return sa.func.coalesce(sa.func.sum(whole), 0), sa.func.coalesce(sa.func.sum(rest), 0)
-
-
-def usd_of(whole: int | Decimal, rest: int | Decimal) -> Decimal:
-    """The amount in USD of two sums by `usd_sum`."""
-    return Decimal(whole) + Decimal(rest) / PICODOLLARS
 
 
 def by_key(table: Table, row: RowMapping) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from batch_pipeline.flow import paths, redrive
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
+from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
 from batch_pipeline.flow.results.lost_results import LEAST_SECONDS, MOST_DOWNLOADS, why_gone
-from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
 from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS

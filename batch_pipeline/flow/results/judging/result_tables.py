@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from batch_pipeline.flow.dataset.requests.declaration import custom_id
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, USD
-from batch_pipeline.ledger.database.tables import PICODOLLARS
+from batch_pipeline.ledger.database.amounts import PICODOLLARS
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.pricing.tokens import TOKENS
 

@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from batch_pipeline.flow.outcomes import AskedFor
-from batch_pipeline.flow.results import details
-from batch_pipeline.flow.results.details import MAX_BYTES
+from batch_pipeline.flow.results.judging import details
+from batch_pipeline.flow.results.judging.details import MAX_BYTES
 
 TEXT = {"type": "text", "text": "Yes."}
 CITED = {"type": "char_location", "cited_text": "so", "document_index": 0}

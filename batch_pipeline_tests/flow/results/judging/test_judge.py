@@ -22,7 +22,7 @@ from batch_pipeline.flow.messages import AnswerReader, usage_of
 from batch_pipeline.flow.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.results.judge import LineJudge
+from batch_pipeline.flow.results.judging.judge import LineJudge
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.pricing.prices import ModelPrice, find_price

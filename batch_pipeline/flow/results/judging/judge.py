@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from operator import mul
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -24,21 +24,24 @@ from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
 from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
-from batch_pipeline.flow.gates.billing import Bill
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
-from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import further_turns
-from batch_pipeline.flow.results import details
-from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.results.dead_letters import DeadLetter
-from batch_pipeline.flow.results.escalating import Escalating
-from batch_pipeline.flow.results.odd_lines import OddLines, ResultsIncompleteError, read_odd
-from batch_pipeline.flow.results.result_tables import JUDGED, Chunk, Judged, ResultTables
-from batch_pipeline.flow.results.unsure import Unsure
+from batch_pipeline.flow.results.judging.asked import Asked, asked_of
+from batch_pipeline.flow.results.judging.escalating import Escalating
+from batch_pipeline.flow.results.judging.odd_lines import OddLines, ResultsIncompleteError, read_odd
+from batch_pipeline.flow.results.judging.result_reader import (
+    MESSAGE_CHARACTERS,
+    NO_TOKENS,
+    Read,
+    ResultReader,
+    turn_bytes,
+)
+from batch_pipeline.flow.results.judging.result_tables import JUDGED, Chunk, Judged, ResultTables
+from batch_pipeline.flow.results.judging.unsure import Unsure
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.ledger.database.tables import PICODOLLARS
+from batch_pipeline.ledger.database.amounts import PICODOLLARS
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import MODEL_COUNTS, Counts
@@ -46,35 +49,12 @@ from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 from batch_pipeline.settings import is_simulated
 
-# A message may quote the whole answer that it complains of.
-MESSAGE_CHARACTERS = 1_000
-_NOTHING: Sequence[Any] = ()
-_NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
 _NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED, Status.INVALID_INPUT)
 _INPUT, _OUTPUT = TOKENS.index("input_tokens"), TOKENS.index("output_tokens")
 _CACHED = [TOKENS.index(name) for name in CACHE_TOKENS]
 # Rows that are put together at once of requests whose results came without a message.
 _ROWS_AT_ONCE = 5_000
-
-
-class _Read(NamedTuple):
-    """What a result says by itself, before it is known which attempt at which request it was.
-
-    `tokens` are None where it was billed and they are not known, and the `bill` is there where it
-    is not that of the tokens alone. A paused answer has a `turn`, and perhaps a `container`.
-    """
-
-    outcome: Outcome
-    content: str | None = None
-    parsed: str | None = None
-    stop_reason: str | None = None
-    model: str | None = None
-    tokens: Tokens | None = None
-    bill: Bill | None = None
-    details: str | None = None
-    turn: str | None = None
-    container: str | None = None
 
 
 class LineJudge:
@@ -106,7 +86,7 @@ class LineJudge:
         self._submission = submission
         self._max_attempts = retry.max_attempts
         self._escalating = Escalating(retry, declaration, manifest, unsure)
-        self._reader = AnswerReader(declaration.output_schema)
+        self._reader = ResultReader(declaration, manifest)
         asked = asked_of(manifest, declaration, submission, price)
         self._fees = asked[None].biller.fees
         # What answers whose bill is not that of their tokens would have cost the other way.
@@ -116,10 +96,6 @@ class LineJudge:
         before = pc.fill_null(manifest.column("attempts_before"), 0)
         self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
         self._sizes = prompt_sizes(manifest).to_pylist()
-        continued = pc.fill_null(manifest.column("continuations"), 0)
-        # Pauses are no failures: they leave the tries that a passing error has.
-        self._pauses = continued.to_pylist()
-        self._turns = manifest.column("turns").to_pylist() if any(self._pauses) else None
         self._asked = [asked[name] for name in manifest.column("variant").to_pylist()]
         self._own = asked[None]
         self._ids = manifest.column("id").to_pylist()
@@ -132,7 +108,7 @@ class LineJudge:
             self._seen[number] = True
         self._settled = len(self._seen) - self.missing
         # Results without a message, by request: a line that succeeded may still follow.
-        self._pending: dict[int, _Read] = {}
+        self._pending: dict[int, Read] = {}
         # Of these, calls with tries whose answers were lost: they may have been billed.
         self._lost: set[int] = set()
         self._earlier = earlier
@@ -187,7 +163,7 @@ class LineJudge:
                 yield self._chunk(answers)
         self._odd.tell(self._name, whole=not self.missing - len(self._pending))
         if self._gone is not None:
-            lost = self._read(self._own, outcomes.gone(self._gone))
+            lost = self._reader.read(self._own, outcomes.gone(self._gone))
             missing = [number for number, seen in enumerate(self._seen) if not seen]
             missing = [number for number in missing if number not in self._pending]
             self._given_up = len(missing)
@@ -269,48 +245,23 @@ class LineJudge:
             return None
         if type(result) is dict and result.get("type") == "succeeded":
             self._pending.pop(number, None)
-            return self._settle(number, self._read(self._asked[number], result, number=number))
+            read = self._reader.read(self._asked[number], result, number=number)
+            return self._settle(number, read)
         if number not in self._pending:
             # Calls alone have this mark, which is ours: from the API it would mean nothing.
             attempted = self._submission.batch_id is not None or data.get("attempted") is not False
-            self._pending[number] = self._read(self._asked[number], result, attempted=attempted)
+            self._pending[number] = self._reader.read(
+                self._asked[number], result, attempted=attempted
+            )
             if self._submission.batch_id is None and data.get("lost"):
                 self._lost.add(number)
         return None
 
-    def _read(
-        self, asked: Asked, result: object, *, attempted: bool = True, number: int | None = None
-    ) -> _Read:
-        """What a result says; one without a message that succeeded has cost nothing."""
-        outcome = outcomes.of_result(result, asked.asked_for, attempted=attempted)
-        if type(result) is not dict or result.get("type") != "succeeded":
-            return _Read(outcome, tokens=_NO_TOKENS)
-        message = result.get("message")
-        if type(message) is not dict:
-            return _Read(outcome)
-        pauses, paused = 0, _NOTHING
-        if self._turns is not None and number is not None:
-            pauses, paused = self._pauses[number], further_turns.paused_blocks(self._turns[number])
-        outcome, content, parsed = self._reader.read(message, outcome, asked.asked_for, paused)
-        more = details.of_message(message, asked.asked_for, asked.thinking, paused, pauses)
-        stop_reason, model = message.get("stop_reason"), message.get("model")
-        # What is no text cannot stand in a column of texts.
-        stop_reason = None if stop_reason is None else str(stop_reason)
-        model = None if model is None else str(model)
-        tokens = tokens_of(message)
-        bill = None if asked.biller.is_plain(message) else asked.biller.bill(message, tokens)
-        turn = container = None
-        if stop_reason == outcomes.PAUSE_TURN:
-            turn, container = further_turns.pause_of(message)
-        return _Read(
-            outcome, content, parsed, stop_reason, model, tokens, bill, more, turn, container
-        )
-
     def _look_for_storm(self) -> None:
         """Tell a storm: what failed in it is sent again and was no attempt, unless an answer was
         lost that may have been billed."""
-        passing = [n for n, read in self._pending.items() if outcomes.is_passing(read[0])]
-        canceled = sum(read[0].status is Status.CANCELED for read in self._pending.values())
+        passing = [n for n, read in self._pending.items() if outcomes.is_passing(read.outcome)]
+        canceled = sum(read.outcome.status is Status.CANCELED for read in self._pending.values())
         answers = self.judged + len(self._pending) - canceled
         self._passing = len(passing)
         self.storm = outcomes.is_storm(answers, self._passing) if answers else None
@@ -323,7 +274,7 @@ class LineJudge:
                 outcome = replace(read.outcome, action=Action.REOPEN)
                 self._pending[number] = read._replace(outcome=outcome)
 
-    def _settle(self, number: int, read: _Read) -> Judged:
+    def _settle(self, number: int, read: Read) -> Judged:
         """Book the first result of a request; its answer in the order of `JUDGED`."""
         self._seen[number] = True
         outcome, content, parsed, stop_reason, model, tokens, bill, more, turn, container = read
@@ -333,7 +284,9 @@ class LineJudge:
             final = counted = True
         else:
             outcome = self._in_this_submission(number, read)
-            final = outcomes.settle(outcome, tried - self._pauses[number], self._max_attempts)
+            # Pauses are no failures: they leave the tries that a passing error has.
+            tries = tried - self._reader.pauses[number]
+            final = outcomes.settle(outcome, tries, self._max_attempts)
             undecided = self._escalating.undecided(number, outcome, final=final)
             final = final and undecided is None
             counted = outcome.action not in (Action.REOPEN, Action.STOP)
@@ -348,7 +301,7 @@ class LineJudge:
         elif outcome.status not in NOT_DEAD:
             self._add_letters(number, outcome, message)
         if tokens is None:
-            tokens = _NO_TOKENS
+            tokens = NO_TOKENS
             most = asked.declaration.max_tokens
             self._estimated += asked.biller.upper_bound(self._sizes[number], most, bill)
         prompt = sum(tokens) - tokens[_OUTPUT]
@@ -397,12 +350,12 @@ class LineJudge:
             used["measured_bytes"] += self._sizes[number]
             used["measured_tokens"] += prompt
 
-    def _in_this_submission(self, number: int, read: _Read) -> Outcome:
+    def _in_this_submission(self, number: int, read: Read) -> Outcome:
         """What a result that is no success means for this request of this submission."""
         outcome = read.outcome
         if outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None:
             return Outcome(Status.CANCELED, Action.REOPEN)
-        outcome = self._escalating.after(number, outcome, _turn_bytes(read))
+        outcome = self._escalating.after(number, outcome, turn_bytes(read))
         if outcome.action is Action.STOP:
             self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"
         return outcome
@@ -434,16 +387,3 @@ class LineJudge:
         chunk = self._tables.chunk(columns, other_way)
         self._statuses.update(chunk.results.column("status").to_pylist())
         return chunk
-
-
-def _turn_bytes(read: _Read) -> int:
-    """The bytes that an answer would add to a further request; 0: it cannot be sent back.
-
-    A call of a tool cannot be explained: what follows it in a request is the tool's result.
-    """
-    error, message = read.outcome.error_type, read.outcome.error_message or ""
-    if read.stop_reason == outcomes.PAUSE_TURN:
-        return further_turns.pause_bytes(read.turn, read.container)
-    if error not in outcomes.EXPLICABLE or read.stop_reason == outcomes.TOOL_USE:
-        return 0
-    return further_turns.explanation_bytes(read.content or "", message[:MESSAGE_CHARACTERS])

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow.dataset.requests.declaration import custom_id
-from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
-from batch_pipeline_tests.flow.results.test_judge import (
+from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
+from batch_pipeline_tests.flow.results.judging.test_judge import (
     MODEL,
     REQUESTS,
     TOKEN,

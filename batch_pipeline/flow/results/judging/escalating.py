@@ -18,7 +18,7 @@ from batch_pipeline.flow.outcomes import Action, Outcome, Status, Undecided
 from batch_pipeline.flow.planning import variants
 from batch_pipeline.flow.planning.further_turns import Requests
 from batch_pipeline.flow.planning.variants import Ways
-from batch_pipeline.flow.results.unsure import Unsure
+from batch_pipeline.flow.results.judging.unsure import Unsure
 from batch_pipeline.jobs.spec import RetrySpec
 
 
