@@ -7,7 +7,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=${1:?usage: deploy/install.sh VENV [EXTRAS]}
-extras=${2-postgres,s3,gcs,k8s,celery}
+extras=${2-postgres,s3,gcs,k8s,celery,aws}
 "${PYTHON:-python3.11}" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
 # setuptools builds in `build`, and would take what lies there from before.

@@ -64,7 +64,7 @@ def test_images_are_pinned_and_the_ui_is_for_this_machine(compose: dict[str, Any
 
 def test_each_of_our_containers_is_closed(compose: dict[str, Any]) -> None:
     ours = [s for s in compose["services"].values() if s["image"].startswith("batch-pipeline")]
-    assert len(ours) == 6
+    assert len(ours) == 7
     for service in ours:
         assert service["user"] == "10001:10001"
         assert service["read_only"]
@@ -98,6 +98,8 @@ def _commands(compose: dict[str, Any]) -> Iterator[list[str]]:
             if command:
                 yield command[1:] if command[0] == "CMD" else command
     yield json.loads(dict(instructions())["CMD"])
+    [metrics] = read("helm/metrics.yaml")["spec"]["template"]["spec"]["containers"]
+    yield metrics["args"]
 
 
 def test_the_commands_are_understood(compose: dict[str, Any]) -> None:
@@ -107,6 +109,7 @@ def test_the_commands_are_understood(compose: dict[str, Any]) -> None:
         ("dagster", "api", "grpc"): grpc_command,
         ("dagster", "api", "grpc-health-check"): grpc_health_check_command,
         ("batch-pipeline", "simulator"): getattr(ours, "commands")["simulator"],  # noqa: B009
+        ("batch-pipeline", "metrics"): getattr(ours, "commands")["metrics"],  # noqa: B009
     }
     seen = set()
     for start, command in known.items():

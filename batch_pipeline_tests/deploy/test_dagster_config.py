@@ -13,7 +13,6 @@ from dagster._core.instance.config import dagster_instance_config
 from batch_pipeline.orchestration import run_tags
 from batch_pipeline_tests.deploy.files import DEPLOY, ROOT, read, snake
 from batch_pipeline_tests.support import job
-from scripts.check_chart import laid_over
 
 # What the chart puts into the launcher's config by itself.
 OF_THE_CHART = {
@@ -24,12 +23,10 @@ OF_THE_CHART = {
 }
 
 
-@pytest.fixture(params=["values.yaml", "values-spread.yaml"])
-def values(request: pytest.FixtureRequest) -> dict[str, Any]:
-    base: dict[str, Any] = read("helm/values.yaml")
-    if request.param == "values.yaml":
-        return base
-    return laid_over(base, read(f"helm/{request.param}"))
+@pytest.fixture
+def values() -> dict[str, Any]:
+    found: dict[str, Any] = read("helm/values.yaml")
+    return found
 
 
 def _deployment(values: dict[str, Any]) -> dict[str, Any]:
@@ -93,22 +90,48 @@ def test_the_run_tag_for_a_large_night_is_valid() -> None:
     assert made.container_config["resources"] == resources
 
 
+def _of_the_page(start: str) -> Any:
+    """The YAML in docs/deploy.md that begins with this key."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE)
+    [found] = [yaml.safe_load(block) for block in blocks if block.lstrip().startswith(start)]
+    return found
+
+
 def test_the_container_context_of_the_page_is_valid() -> None:
     context = pytest.importorskip("dagster_k8s.container_context")
-    page = (ROOT / "docs" / "deploy.md").read_text()
-    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    [of_the_agent] = [yaml.safe_load(block) for block in blocks if block.startswith("locations:")]
-    [location] = of_the_agent["locations"]
+    [location] = _of_the_page("locations:")["locations"]
     made = context.K8sContainerContext.create_from_config(location["container_context"])
     assert made.run_k8s_config.pod_spec_config["termination_grace_period_seconds"] == 120
 
 
-def test_the_values_for_spread_jobs_add_an_executor_and_nothing_else() -> None:
-    base = _deployment(read("helm/values.yaml"))
-    spread = _deployment(read("helm/values-spread.yaml"))
-    executor = {"name": "BATCH_PIPELINE_EXECUTOR", "value": "k8s"}
-    assert spread.pop("env") == [*base.pop("env"), executor]
-    assert spread == base
+def test_the_container_context_for_ecs_is_valid() -> None:
+    context = pytest.importorskip("dagster_aws.ecs.container_context")
+    made = context.EcsContainerContext.create_from_config(_of_the_page("ecs:"))
+    assert made.run_resources["ephemeral_storage"] == 50
+    assert "batch-pipeline" in made.get_secrets_dict(None)["ANTHROPIC_API_KEY"]
+
+
+def test_the_manifest_for_metrics_is_valid_and_runs_as_the_code_server(
+    values: dict[str, Any],
+) -> None:
+    """Names that Kubernetes has not are refused by its client's models."""
+    models = pytest.importorskip("dagster_k8s.models")
+    kubernetes = pytest.importorskip("kubernetes.client")
+    manifest = read("helm/metrics.yaml")
+    made = models.k8s_model_from_dict(
+        kubernetes.V1Deployment, models.k8s_snake_case_dict(kubernetes.V1Deployment, manifest)
+    )
+    pod = made.spec.template.spec
+    [container] = pod.containers
+    deployment = _deployment(values)
+    image = deployment["image"]
+    assert container.image == f"{image['repository']}:{image['tag']}"
+    users = values["dagster-user-deployments"]["serviceAccount"]
+    assert pod.service_account_name == users["name"]
+    [told] = manifest["spec"]["template"]["spec"]["containers"]
+    assert told["securityContext"] == deployment["securityContext"]
+    assert {"name": "BATCH_PIPELINE_HOME", "value": container.env[0].value} in deployment["env"]
 
 
 def test_the_secrets_of_values_are_references(values: dict[str, Any]) -> None:

@@ -23,6 +23,14 @@ def test_what_is_copied_exists_and_is_sent_to_the_build() -> None:
                 assert source in sent, source
 
 
+def test_what_the_code_needs_is_installed_before_the_code_is_there() -> None:
+    """Else each change of the code would install all of it again."""
+    done = instructions()
+    code = next(n for n, (_, text) in enumerate(done) if text.startswith("batch_pipeline "))
+    installs = [n for n, (kind, text) in enumerate(done) if "deploy/install.sh /opt" in text]
+    assert min(installs) < code < max(installs)
+
+
 def test_it_runs_as_an_ordinary_user_on_a_pinned_base() -> None:
     done = instructions()
     last = max(n for n, (kind, _) in enumerate(done) if kind == "FROM")
