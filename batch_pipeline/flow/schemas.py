@@ -1,6 +1,6 @@
 """The shapes of what collection stores: answers, results and dead letters, as Parquet columns.
 
-How a result becomes a row of them stands in `results.judge`.
+How a result becomes a row of them stands in `results.judging.judge`.
 """
 
 from __future__ import annotations
