@@ -16,8 +16,8 @@ from batch_pipeline.orchestration.definitions.scaffolder import BatchJobScaffold
 class JobAttributes(BaseModel):
     """The keys of a declaration as a JSON Schema, for editors and for `dg check yaml`.
 
-    It accepts anything when a component loads: `jobs.loading` reads the file then and names all
-    problems at once with file, line and key, as the command line does.
+    It accepts anything when a component loads: `jobs.yaml_files.loading` reads the file then and
+    names all problems at once with file, line and key, as the command line does.
     """
 
     model_config = ConfigDict(extra="allow")

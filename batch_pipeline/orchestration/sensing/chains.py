@@ -32,8 +32,8 @@ class Link:
         return f"chain/{self.partition}/{self.completed_at:.3f}"
 
 
-def due(connection: Connection, spec: JobSpec, account: str | None = None) -> list[Link]:
-    """The nights to start, oldest first; of any account where none is given.
+def due(connection: Connection, spec: JobSpec, owner: str | None = None) -> list[Link]:
+    """The nights to start, oldest first; of any owner where none is given.
 
     A night is due where the earlier job's is complete and shown, and this job has not taken its
     input since.
@@ -42,7 +42,7 @@ def due(connection: Connection, spec: JobSpec, account: str | None = None) -> li
         return []
     since = now(connection) - STARTED_WITHIN_SECONDS
     complete = nights.list_nights(
-        connection, job=spec.input.job, owner=account, completed_since=since
+        connection, job=spec.input.job, owner=owner, completed_since=since
     )
     found = []
     for earlier in complete:

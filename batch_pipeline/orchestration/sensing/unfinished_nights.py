@@ -38,9 +38,9 @@ Asked = Callable[[str, float], bool]
 
 
 def unfinished_nights(
-    connection: Connection, job: str, account: str | None, unshown: set[str]
+    connection: Connection, job: str, owner: str | None, unshown: set[str]
 ) -> list[Night]:
-    """Nights with an input that are not complete, oldest first; `account` None: of all accounts.
+    """Nights with an input that are not complete, oldest first; `owner` None: of all owners.
 
     A night that was completed elsewhere (by the command line) is unfinished too, while Dagster has
     its submission and not its results: those partitions are `unshown`. So is a complete night
@@ -49,7 +49,7 @@ def unfinished_nights(
     late = submissions.nights_with(connection, *LIVE)
     return [
         night
-        for night in nights.list_nights(connection, job=job, owner=account)
+        for night in nights.list_nights(connection, job=job, owner=owner)
         if night.snapshot_id is not None
         and (night.completed_at is None or night.partition in unshown or night.id in late)
     ]
