@@ -204,7 +204,10 @@ def _notes(
         notes.append(wanted)
     if state.caching:
         notes.append(f"caching: {state.caching}")
-    if found.remedy and not any(each.message.startswith(found.reason) for each in warned):
+    said = any(
+        each.message.startswith(found.reason) or each.code == found.kind.value for each in warned
+    )
+    if found.remedy and not said:
         notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
         f"the {given.gate} gate was approved by {given.approved_by}: {given.reason}"

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from batch_pipeline import logs
-from batch_pipeline.api.failures import refuses_account, refuses_key
+from batch_pipeline.api.failures import cause_of, refuses_account, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import (
     AccountError,
@@ -235,9 +235,7 @@ def _note_accounts(pipeline: Pipeline, owner: Owner, error: Exception) -> None:
     """Note with the accounts what the API said of them at the start, where nothing else is asked;
     that a step has failed for it is no fault of the moment, and counts as several refusals."""
     pipeline.connections.register(owner)
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ApiFailure):
-        cause = cause.__cause__
+    cause = cause_of(error)
     if cause is None or not is_of_account(error):
         return
     with pipeline.ledger.write() as connection:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from batch_pipeline.api.failures import is_outage, refuses_key
+from batch_pipeline.api.failures import cause_of, is_outage, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiUnavailableError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -22,6 +22,9 @@ from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
+
+# A wait that goes on is logged again after this time.
+LOG_SECONDS = 300.0
 
 
 def wait_for_api(
@@ -33,6 +36,7 @@ def wait_for_api(
     where it takes longer than `patience` (seconds).
     """
     began = time.monotonic()
+    told, told_at = "", 0.0
     while True:
         try:
             _ask_once(pipeline, spec)
@@ -40,7 +44,9 @@ def wait_for_api(
         except (ApiUnavailableError, ApiFailure) as error:
             if not is_outage(error):
                 raise
-            owner = note_unreached(pipeline, spec, error)
+            # The error itself tells a person to run again, which is done here.
+            said = str(cause_of(error) or error)
+            owner = note_unreached(pipeline, spec, said)
             with pipeline.ledger.write() as connection:
                 night = nights.open_night(connection, spec.name, partition, owner)
                 state = progress.of_night(connection, night.id)
@@ -48,8 +54,10 @@ def wait_for_api(
             if time.monotonic() - began >= patience:
                 raise
             pause = pipeline.settings.poll_seconds
-            place = f"{spec.name} {partition}"
-            log.warning("%s waits for the API, asked again in %.0f s: %s", place, pause, error)
+            if said != told or time.monotonic() - told_at >= LOG_SECONDS:
+                told, told_at = said, time.monotonic()
+                place = f"{spec.name} {partition}"
+                log.warning("%s waits for the API, asked every %.0f s: %s", place, pause, said)
         time.sleep(pause)
 
 
@@ -108,12 +116,12 @@ def note_of_any(pipeline: Pipeline, senders: Sequence[str], failure: ApiFailure)
         note(pipeline, senders[0], failure)
 
 
-def note_unreached(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
+def note_unreached(pipeline: Pipeline, spec: JobSpec, said: str) -> str:
     """Note that no account's API answered at the start, where it alone could tell whether it is a
     simulator; returns the name of the owner that the night is taken for."""
     owner = pipeline.likely_owner(spec)
     pipeline.connections.register(owner)
     with pipeline.ledger.write() as connection:
         for account in owner.accounts:
-            accounts.note_unanswered(connection, account, str(error))
+            accounts.note_unanswered(connection, account, said)
     return owner.name
