@@ -44,9 +44,7 @@ def wait_for_api(
         except (ApiUnavailableError, ApiFailure) as error:
             if not is_outage(error):
                 raise
-            # The error itself tells a person to run again, which is done here.
-            said = str(cause_of(error) or error)
-            owner = note_unreached(pipeline, spec, said)
+            owner = note_unreached(pipeline, spec, error)
             with pipeline.ledger.write() as connection:
                 night = nights.open_night(connection, spec.name, partition, owner)
                 state = progress.of_night(connection, night.id)
@@ -54,6 +52,7 @@ def wait_for_api(
             if time.monotonic() - began >= patience:
                 raise
             pause = pipeline.settings.poll_seconds
+            said = _said(error)
             if said != told or time.monotonic() - told_at >= LOG_SECONDS:
                 told, told_at = said, time.monotonic()
                 place = f"{spec.name} {partition}"
@@ -116,12 +115,18 @@ def note_of_any(pipeline: Pipeline, senders: Sequence[str], failure: ApiFailure)
         note(pipeline, senders[0], failure)
 
 
-def note_unreached(pipeline: Pipeline, spec: JobSpec, said: str) -> str:
+def note_unreached(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
     """Note that no account's API answered at the start, where it alone could tell whether it is a
     simulator; returns the name of the owner that the night is taken for."""
     owner = pipeline.likely_owner(spec)
     pipeline.connections.register(owner)
     with pipeline.ledger.write() as connection:
-        for account in owner.accounts:
-            accounts.note_unanswered(connection, account, said)
+        for account, problem in pipeline.connections.problems(owner, error).items():
+            if is_outage(problem):
+                accounts.note_unanswered(connection, account, _said(problem))
     return owner.name
+
+
+def _said(error: Exception) -> str:
+    """How the API failed, in its own words: the error tells a person to run again, too."""
+    return str(cause_of(error) or error)
