@@ -50,6 +50,7 @@ _kept_secret: set[str] = set()
 # Shorter values, and plain words such as the key "simulator", would be found in other text.
 _SHORTEST, _SHORTEST_PASSWORD = 8, 6
 _WORD = re.compile("[a-z]{1,15}")
+_IPV4 = re.compile(r"(\d{1,3}\.){3}\d{1,3}")
 # A shorter value, or one without digits or letters, may begin or end another word ("contract_rev"
 # in the name of a job): it is hidden as a word of its own alone, also behind an escape (\n, %0A).
 _LONG = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{20,}", re.DOTALL)
@@ -114,7 +115,9 @@ def _secrets_in(
             for line in value.splitlines():
                 found |= _long(_SHORTEST, [line.partition(":")[2].split(" ")[-1], line])
         elif name == ADDRESSES:
-            found |= _long(_SHORTEST, re.split(r"[\s,/:@?&=]+", value))
+            parts = re.split(r"[\s,/:@?&=]+", value)
+            # The address of a relay is no secret, and this machine's is in many other texts.
+            found |= _long(_SHORTEST, (part for part in parts if not _IPV4.fullmatch(part)))
         elif name in further or (
             _SECRET_NAME.search(name)
             and not _NO_SECRET.search(name)

@@ -75,6 +75,15 @@ def moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def iso(at: float) -> str:
+    """`2026-01-02T06:00:00+00:00`, from seconds since the epoch, for programs."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def iso_or_none(at: float | None) -> str | None:
+    return None if at is None else iso(at)
+
+
 def clipped(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 

@@ -123,3 +123,9 @@ def test_a_short_key_hides_no_part_of_other_words(
 def test_a_table_or_line_of_a_command_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
     SafeConsole().print("Nothing under ftp://u:s3cret@host/h", soft_wrap=True, markup=False)
     assert "ftp://***@host/h" in capsys.readouterr().out
+
+
+def test_the_address_of_a_relay_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_PIPELINE_ALERT_URLS", f"json://127.0.0.1:9093/{KEY}")
+    said = safe_text.one_line(f"The API at http://127.0.0.1:8765, {KEY}")
+    assert said == "The API at http://127.0.0.1:8765, ***"

@@ -196,6 +196,14 @@ def most_hopeful(errors: Sequence[Failed]) -> Failed:
     return next(filter(is_outage, errors), errors[0])
 
 
+def cause_of(error: BaseException) -> ApiFailure | None:
+    """How the API failed or refused, where an error follows from that."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ApiFailure):
+        cause = cause.__cause__
+    return cause
+
+
 def refuses_key(failure: ApiFailure) -> bool:
     """Whether a call failed for its key alone: no condition of the account is named."""
     named = _names_condition(failure.error_code, failure.message)

@@ -20,7 +20,7 @@ from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.safe_text import one_line
 from batch_pipeline.settings import Settings
-from batch_pipeline.wording import duration, usd
+from batch_pipeline.wording import duration, iso_or_none, usd
 
 # Kinds that have another name for people than in the code.
 _WORDS = {
@@ -204,7 +204,10 @@ def _notes(
         notes.append(wanted)
     if state.caching:
         notes.append(f"caching: {state.caching}")
-    if found.remedy and not any(each.message.startswith(found.reason) for each in warned):
+    said = any(
+        each.message.startswith(found.reason) or each.code == found.kind.value for each in warned
+    )
+    if found.remedy and not said:
         notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
         f"the {given.gate} gate was approved by {given.approved_by}: {given.reason}"
@@ -241,7 +244,7 @@ def _document(
         "batches_ended": state.batches_ended,
         "error_rate": round(state.error_rate, 6),
         **eta.as_json(state),
-        "deadline_at": _iso(state.night.deadline_at),
+        "deadline_at": iso_or_none(state.night.deadline_at),
         "deadline": progress.deadline_details(state.night, state.at),
         "cost_usd": float(state.total_cost_usd),
         "caching": progress.caching_as_json(state),
@@ -266,16 +269,10 @@ def _submission_document(submission: Submission) -> dict[str, Any]:
         "state": submission.state,
         "requests": submission.requests,
         "cost_usd": None if submission.cost_usd is None else float(submission.cost_usd),
-        "accepted_at": _iso(submission.accepted_at),
-        "expires_at": _iso(submission.expires_at),
-        "ended_at": _iso(submission.ended_at),
+        "accepted_at": iso_or_none(submission.accepted_at),
+        "expires_at": iso_or_none(submission.expires_at),
+        "ended_at": iso_or_none(submission.ended_at),
         "caching": submission.caching,
         "marked_models": submission.marked_models,
         "error": submission.error,
     }
-
-
-def _iso(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

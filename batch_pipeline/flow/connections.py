@@ -254,6 +254,17 @@ class Connections:
                     names = self._accounts.names(declared, simulated=owner.simulated)
                     rows.register(connection, names)
 
+    def problems(self, owner: Owner, error: Exception) -> dict[str, Exception]:
+        """Why accounts of an owner cannot be used, by name, after an error: of one alone the error
+        itself, of several what was met with when each was connected."""
+        if len(owner.accounts) == 1:
+            return {owner.accounts[0]: error}
+        found = {
+            account: self._failed.get(self._accounts.declared_as(account) or "")
+            for account in owner.accounts
+        }
+        return {account: failed[0] for account, failed in found.items() if failed is not None}
+
     def _owner(self, declared: Sequence[str], *, simulated: bool) -> Owner:
         every = [self._accounts.names(name, simulated=simulated) for name in declared]
         return Owner(every[0].owner, simulated, tuple(each.name for each in every))

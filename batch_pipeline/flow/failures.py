@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from batch_pipeline import logs
-from batch_pipeline.api.failures import refuses_account, refuses_key
+from batch_pipeline.api.failures import cause_of, is_outage, refuses_account, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import (
     AccountError,
@@ -239,17 +239,17 @@ def _note_accounts(pipeline: Pipeline, owner: Owner, error: Exception) -> None:
     """Note with the accounts what the API said of them at the start, where nothing else is asked;
     that a step has failed for it is no fault of the moment, and counts as several refusals."""
     pipeline.connections.register(owner)
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ApiFailure):
-        cause = cause.__cause__
-    if cause is None or not is_of_account(error):
-        return
-    with pipeline.ledger.write() as connection:
-        for account in owner.accounts:
-            if refuses_key(cause):
-                accounts.note_refused(connection, account, str(cause), times=REFUSED_TIMES)
-            elif isinstance(error, AccountPausedError):
+    for account, problem in pipeline.connections.problems(owner, error).items():
+        cause = cause_of(problem)
+        if cause is None:
+            continue
+        with pipeline.ledger.write() as connection:
+            if is_outage(cause):
+                accounts.note_unanswered(connection, account, str(cause))
+            elif isinstance(problem, AccountPausedError):
                 accounts.pause_account(connection, account, str(cause))
+            elif refuses_key(cause):
+                accounts.note_refused(connection, account, str(cause), times=REFUSED_TIMES)
 
 
 def _is_told(state: Progress, spec: JobSpec, error: Exception) -> bool:

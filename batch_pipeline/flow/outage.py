@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from batch_pipeline.api.failures import is_outage, most_hopeful, refuses_key
+from batch_pipeline.api.failures import cause_of, is_outage, most_hopeful, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiUnavailableError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -22,6 +22,9 @@ from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
+
+# A wait that goes on is logged again after this time.
+LOG_SECONDS = 300.0
 
 
 def wait_for_api(
@@ -33,6 +36,7 @@ def wait_for_api(
     where it takes longer than `patience` (seconds).
     """
     began = time.monotonic()
+    told, told_at = "", 0.0
     while True:
         try:
             _ask_once(pipeline, spec)
@@ -48,8 +52,11 @@ def wait_for_api(
             if time.monotonic() - began >= patience:
                 raise
             pause = pipeline.settings.poll_seconds
-            place = f"{spec.name} {partition}"
-            log.warning("%s waits for the API, asked again in %.0f s: %s", place, pause, error)
+            said = _said(error)
+            if said != told or time.monotonic() - told_at >= LOG_SECONDS:
+                told, told_at = said, time.monotonic()
+                place = f"{spec.name} {partition}"
+                log.warning("%s waits for the API, asked every %.0f s: %s", place, pause, said)
         time.sleep(pause)
 
 
@@ -114,6 +121,12 @@ def note_unreached(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
     owner = pipeline.likely_owner(spec)
     pipeline.connections.register(owner)
     with pipeline.ledger.write() as connection:
-        for account in owner.accounts:
-            accounts.note_unanswered(connection, account, str(error))
+        for account, problem in pipeline.connections.problems(owner, error).items():
+            if is_outage(problem):
+                accounts.note_unanswered(connection, account, _said(problem))
     return owner.name
+
+
+def _said(error: Exception) -> str:
+    """How the API failed, in its own words: the error tells a person to run again, too."""
+    return str(cause_of(error) or error)

@@ -2,7 +2,8 @@
 the home keeps for no night any more.
 
 Results, dead letters, reports, answers and the ledger's rows stay. A pruned night is final: its
-input is not read again, so that nothing of it can be bought again.
+input is not read again, so that nothing of it can be bought again. Once the ledger is lost, a
+night's report alone says that it was complete: one that has none gets it first.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
+from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.dataset.documents.needed import documents_needed
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.pipeline import Pipeline
@@ -82,6 +86,8 @@ def prune(
         ]
         size = sum(pipeline.files.size(folder) for folder in folders)
         reason = _mark(pipeline, job, key, dry_run=dry_run)
+        if reason is None and size and not dry_run:
+            reason = _report(pipeline, spec, key)
         if reason is not None:
             kept[key] = reason
         elif size:
@@ -92,6 +98,20 @@ def prune(
                 log.info("%s %s: pruned, %s bytes", job, key, f"{size:,}")
     documents = _prune_documents(pipeline.files, job, freed, dry_run=dry_run)
     return Pruned(freed, kept, documents)
+
+
+def _report(pipeline: Pipeline, spec: JobSpec, partition: str) -> str | None:
+    """Write the report of a night that is complete and has none; returns why that cannot be."""
+    with pipeline.ledger.read() as connection:
+        night = nights.shown_night(connection, spec.name, partition)
+    found = pipeline.files.read(paths.report(spec.name, partition, ".json"))
+    if night is None or (found is not None and orjson.loads(found).get("complete")):
+        return None
+    try:
+        cost_report.write_report(pipeline, spec, night)
+    except BatchPipelineError as error:
+        return f"its report cannot be written: {error}"
+    return None
 
 
 def _prune_documents(files: Files, job: str, pruned: Iterable[str], *, dry_run: bool) -> int:

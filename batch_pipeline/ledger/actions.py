@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +12,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.wording import iso
 
 
 class ActionKind(StrEnum):
@@ -38,8 +38,7 @@ class Action:
     done_at: float
 
     def as_json(self) -> dict[str, Any]:
-        at = datetime.fromtimestamp(self.done_at, UTC).isoformat(timespec="seconds")
-        return {**asdict(self), "done_at": at}
+        return {**asdict(self), "done_at": iso(self.done_at)}
 
 
 def record(

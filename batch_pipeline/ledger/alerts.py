@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +17,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.wording import iso
 
 # With the pauses between them, attempts go on for more than an hour: a target that is down for so
 # long still gets its alerts, one that is gone for good is given up.
@@ -70,9 +70,9 @@ class Alert:
         return {
             "code": self.code,
             "message": self.message,
-            "recorded_at": _iso(self.recorded_at),
+            "recorded_at": iso(self.recorded_at),
             "state": str(self.state),
-            "sent_at": None if self.sent_at is None else _iso(self.sent_at),
+            "sent_at": None if self.sent_at is None else iso(self.sent_at),
         }
 
 
@@ -189,7 +189,3 @@ def _due(connection: Connection) -> sa.ColumnElement[bool]:
 
 def _alert(row: Any) -> Alert:
     return Alert(**{**row, "state": AlertState(row["state"]), "delivered": tuple(row["delivered"])})
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +16,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.wording import iso
 
 # The value of `review` in a verdict, as a job declares it.
 REQUIRED = "required"
@@ -46,12 +46,11 @@ class Approval:
     approved_at: float
 
     def as_json(self) -> dict[str, Any]:
-        at = datetime.fromtimestamp(self.approved_at, UTC)
         return {
             "gate": str(self.gate),
             "reason": self.reason,
             "approved_by": self.approved_by,
-            "approved_at": at.isoformat(timespec="seconds"),
+            "approved_at": iso(self.approved_at),
         }
 
 

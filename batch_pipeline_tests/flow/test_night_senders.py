@@ -10,8 +10,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from batch_pipeline.api import client
 from batch_pipeline.errors import AccountError, UsageError
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import failures, steps
 from batch_pipeline.flow.connections import Apis
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.recovery.recover import recover
@@ -20,6 +21,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.simulator import Faults as DeclaredFaults
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -417,3 +419,28 @@ def test_an_owner_that_would_leave_nights_behind_is_refused(
     with Pipeline(settings(home, accounts=file), apis=apis) as pipeline:
         night = steps.open_night(pipeline, of_two(tmp_path, 5), PARTITION)
         assert (night.owner, night.accounts) == ("a", ["a", "b"])
+
+
+def test_each_account_is_told_for_its_own_reason(
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    declare: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where none can be used: the error of the run is that of the first."""
+    monkeypatch.setattr(client, "READ_PAUSES", ())
+    nowhere = "base_url: http://127.0.0.1:9"
+    [first, second] = NORTH_AND_SOUTH.splitlines()
+    file = declare("\n".join([first, second.replace("}", f", {nowhere}}}")]))
+    revoked = {"from_call": 1, "fault": {"kind": "revoked_key"}}
+    sim.set_faults(DeclaredFaults.of(outages=[revoked]))
+    pipeline, spec = make_pipeline(accounts=file), of_two(tmp_path, 5)
+    with (
+        pytest.raises(AccountError, match="account a: "),
+        failures.recorded(pipeline, spec, PARTITION, step=failures.WHOLE, by="me"),
+    ):
+        run(pipeline, spec, PARTITION, wait=False)
+    a, b = account(pipeline, "a"), account(pipeline, "b")
+    assert (a.key_refused is not None, a.unanswered) == (True, None)
+    assert (b.key_refused, b.unanswered is not None) == (None, True)

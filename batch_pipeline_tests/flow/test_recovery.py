@@ -219,9 +219,13 @@ def test_a_recovery_that_is_killed_is_run_again(
     assert night.sim.books.accepted_requests == taken_in
 
 
-def test_a_pruned_night_stays_final(night: Night) -> None:
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_pruned_night_stays_final(night: Night, reported: bool) -> None:
+    """Also one of which nobody had a report: pruning writes it."""
     made = night.make()
-    write_report(made, night.spec, run(made, night.spec, PARTITION).night)
+    done = run(made, night.spec, PARTITION).night
+    if reported:
+        write_report(made, night.spec, done)
     prune(made, night.spec, "b")
     made.close()
     night.lose()

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import sqlalchemy as sa
 
+from batch_pipeline import telemetry
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.concurrency import is_gone, map_in_threads
@@ -103,9 +104,13 @@ class Worker:
 
     def work(self) -> int:
         """Prepare pieces until there is none that could be claimed now; returns how many."""
+        place = {"job": self._spec.name, "partition": self._night.partition}
         try:
-            with self._at_work() as desk:
-                return self._work_at(desk)
+            # One span for all of a worker's pieces: processes of their own read them.
+            with telemetry.span("read_pieces", **place), self._at_work() as desk:
+                count = self._work_at(desk)
+                telemetry.note(pieces=count)
+                return count
         except FileNotFoundError:
             # Another worker has finished the reading meanwhile, or has dropped it.
             if as_it_is(self._pipeline, self._reading) is not None:

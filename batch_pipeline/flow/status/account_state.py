@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +25,7 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.organisations import Organisation
 from batch_pipeline.ledger.submissions import LIVE, State
-from batch_pipeline.wording import moment, usd
+from batch_pipeline.wording import iso, iso_or_none, moment, usd
 
 READY = "ready"
 
@@ -188,10 +187,10 @@ class AccountState:
             "calling": at_api.calling,
             "to_collect": at_api.to_collect,
             "batches": at_api.batches,
-            "oldest_batch_at": iso(at_api.oldest_at),
-            "waits_until": iso(self.waits_until),
+            "oldest_batch_at": iso_or_none(at_api.oldest_at),
+            "waits_until": iso_or_none(self.waits_until),
             "paused_reason": account.paused_reason,
-            "probe_at": iso(account.probe_at),
+            "probe_at": iso_or_none(account.probe_at),
             "key_refused": None if account.refused is None else account.refused["reason"],
             "unanswered_since": None if unanswered is None else iso(unanswered["since"]),
             "month_usd": {
@@ -316,9 +315,3 @@ def _at_api(connection: Connection, names: Collection[str]) -> dict[str, AtApi]:
             )
         found[row.account] = after
     return dict(found)
-
-
-def iso(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

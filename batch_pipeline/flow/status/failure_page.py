@@ -7,7 +7,6 @@ program takes the night for done.
 from __future__ import annotations
 
 import html
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -16,6 +15,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import markdown, one_line
+from batch_pipeline.wording import iso
 
 SUFFIXES = (".md", ".html", ".json")
 
@@ -29,8 +29,8 @@ def as_json(night: Night) -> dict[str, Any] | None:
         "code": found["code"],
         "reason": found["reason"],
         "remedy": found["remedy"],
-        "at": _iso(found["at"]),
-        "since": _iso(found["since"]),
+        "at": iso(found["at"]),
+        "since": iso(found["since"]),
         "step": found["step"],
         "by": found["by"],
     }
@@ -89,7 +89,3 @@ def _html(title: str, facts: dict[str, str]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
     )
     return f"{head}<h1>{html.escape(title)}</h1><dl>{rows}</dl></html>\n"
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
