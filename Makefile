@@ -22,9 +22,10 @@ LEDGER ?= sqlite
 HOME_AT ?= folder
 WORKERS ?= 1
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# An editable install compiles nothing; where Python may write no bytecode, each process would do it anew.
-COMPILE := $(BIN)/python -m compileall -q batch_pipeline
+# pip compiles on one core, and an editable install not at all; where Python may write no bytecode,
+# each process would do it anew.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib batch_pipeline
 
 .PHONY: demo test example crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo

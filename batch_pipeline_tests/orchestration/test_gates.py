@@ -80,7 +80,7 @@ def test_an_approved_pilot_lets_the_night_go(
     assert not check.evaluation.passed
     # The same run executed again finds its approval given.
     assert job.launch(night, tags={APPROVE_TAG: "pilot: short answers will do"}).success
-    job.run_to_the_end(night)
+    assert job.materialized("submitted_batches", night)
     ledger = Ledger(f"sqlite:///{environment}/ledger.sqlite")
     with ledger.read() as connection:
         assert len(connection.execute(tables.approval.select()).all()) == 1
@@ -111,7 +111,7 @@ def test_a_pilot_to_be_reviewed_fails_with_its_page_until_it_is_approved(
     check, *_ = job.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
     assert check.evaluation is not None
     assert check.evaluation.passed
-    job.run_to_the_end(night)
+    assert job.materialized("submitted_batches", night)
 
 
 def test_a_night_waits_under_its_ceiling_until_it_is_raised(

@@ -20,9 +20,7 @@ from batch_pipeline.flow.dataset.process_pool import (
     WorkerDiedError,
     map_in_processes,
 )
-from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.flow.dataset.pool_tasks import die, fail_at, square, square_into
-from batch_pipeline_tests.support import documents, job, write_rows
 
 # A user's script that reads with two processes.
 SCRIPT = """
@@ -143,40 +141,6 @@ def test_processes_end_with_the_one_that_started_them(
     if number == signal.SIGINT:
         # The one traceback is this process's.
         assert errors.count("KeyboardInterrupt") == 1
-
-
-def test_an_unguarded_script_runs_a_night(sim: Simulator, tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", documents(12))
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\n"
-        "from batch_pipeline.flow.dataset import input_dataset\n"
-        "from batch_pipeline.flow.pipeline import Pipeline\n"
-        "from batch_pipeline.flow.run import run\n"
-        "from batch_pipeline.jobs.spec import JobSpec\n"
-        "from batch_pipeline.settings import Settings\n"
-        "input_dataset.PROCESSES_FROM_BYTES = 0\n"
-        "spec = JobSpec.model_validate_json(sys.argv[1])\n"
-        "print(run(Pipeline(Settings.from_environment()), spec, 'all').complete)\n"
-    )
-    environ = {
-        "ANTHROPIC_API_KEY": "any",
-        "ANTHROPIC_BASE_URL": sim.url,
-        "BATCH_PIPELINE_HOME": str(tmp_path / "home"),
-        "BATCH_PIPELINE_POLL_SECONDS": "0.05",
-        "BATCH_PIPELINE_WORKERS": "2",
-    }
-    ended = subprocess.run(
-        [sys.executable, str(script), job(source).model_dump_json(exclude_unset=True)],
-        env={**os.environ, **environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert ended.stdout == "True\n"
-    assert "proper idiom" in ended.stderr  # of the process that found out
-    assert (sim.books.accepted_requests, sim.books.billed_more_than_once) == (12, [])
 
 
 def test_one_process_may_be_one_of_its_own() -> None:

@@ -194,7 +194,7 @@ def test_a_column_that_no_line_of_a_file_has_is_missing_whatever_the_pieces(
     ]
     write_rows(tmp_path / "a.jsonl", rows)
     spec = job(tmp_path / "a.jsonl", prompt={"user": "{text} {note}"})
-    pipeline = Pipeline(support.settings(tmp_path / "home"))
+    pipeline = Pipeline(support.settings(tmp_path / "home", workers=1))
     sources = find_input(pipeline, spec, "all")
     if refused:
         with pytest.raises(InputDataError, match=r"line 1 and every other row.*'note'"):
