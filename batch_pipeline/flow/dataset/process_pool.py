@@ -55,10 +55,7 @@ def map_in_processes(
         if pool is not None:
             yield from _results(pool, function, tasks, TASKS_EACH * count)
             return
-    log.info(
-        "one process reads the input: others cannot be started from a script that does not guard "
-        "its main part with `if __name__ == '__main__':`, nor from standard input"
-    )
+    log.info("one process reads the input: %s", _why_alone())
     yield from starmap(function, tasks)
 
 
@@ -110,6 +107,16 @@ def _can_spawn() -> bool:
     file = getattr(main, "__file__", None)
     importable = file is None or main.__spec__ is not None or Path(file).exists()
     return importable and not multiprocessing.current_process().daemon
+
+
+def _why_alone() -> str:
+    """Why there is no pool, for the log."""
+    if multiprocessing.current_process().daemon:
+        return "a task of Celery can start no others (more tasks at once: `-c` of its worker)"
+    return (
+        "others cannot be started from a script that does not guard its main part with "
+        "`if __name__ == '__main__':`, nor from standard input"
+    )
 
 
 def _has_started(pool: ProcessPoolExecutor) -> bool:

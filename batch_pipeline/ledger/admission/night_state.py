@@ -306,7 +306,7 @@ def _room(facts: Facts) -> Iterator[NightState]:
         yield NightState(
             Kind.OLDER_NIGHT_FIRST,
             f"an older night ({facts.older_night}) goes first",
-            "it follows once that one has room",
+            "it follows once that one has room, or ten minutes after that one last asked for it",
         )
     if facts.queue_full is not None:
         yield NightState(Kind.QUEUE_FULL, facts.queue_full, "it goes on as batches end")

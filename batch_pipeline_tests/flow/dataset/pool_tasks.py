@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -31,4 +32,6 @@ def wait_for_ever(folder: Path, _number: int) -> None:
 
 
 def square_into(path: Path) -> None:
+    """Writes down what is found, and beside it what was logged."""
+    logging.basicConfig(filename=path.with_suffix(".log"), level=logging.INFO)
     path.write_text(str(list(map_in_processes(square, [(3,)], 2))))

@@ -105,6 +105,7 @@ def test_a_process_that_may_have_no_children_reads_by_itself(tmp_path: Path) -> 
     process.start()
     process.join()
     assert (tmp_path / "found").read_text() == f"{[(9, process.pid)]}"
+    assert "a task of Celery can start no others" in (tmp_path / "found.log").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda n: n.name)
