@@ -155,8 +155,6 @@ def _shard_for(
     elsewhere = [shard_id for shard_id, (names, _) in pinned.items() if account not in names]
     if shard.id not in elsewhere:
         return shard
-    if shard.engine != "batch":
-        return None
     return shards.next_to_go(connection, night.id, "batch", but=elsewhere)
 
 
