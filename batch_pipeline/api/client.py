@@ -109,6 +109,8 @@ class AnthropicApi:
             said = redacted(str(error))
             raise UsageError(f"The credentials for the API cannot be used: {said}") from None
         self._credentials = credentials.source_of(self._client, account)
+        declared = account is not None and account.base_url is not None
+        self._address_from = "its base_url in accounts.yaml" if declared else credentials.BASE_URL
         credentials.say_if_unencrypted(self._client.base_url)
         # A kept-alive connection that the server has closed meanwhile would turn a create into an
         # unknown outcome, and cost the minutes of a reconciliation. A copy shares the access token.
@@ -279,7 +281,7 @@ class AnthropicApi:
             kind = ApiUnavailableError if is_outage(failure) or failure.status == 429 else ApiError
             raise kind(
                 f"The API at {self._client.base_url} cannot be used now ({failure}). Check the "
-                "network and ANTHROPIC_BASE_URL, then run again: nothing is lost."
+                f"network and {self._address_from}, then run again: nothing is lost."
             ) from failure
 
     def _patiently(self, ask: Callable[[], Answered]) -> Answered:

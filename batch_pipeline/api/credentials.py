@@ -64,9 +64,9 @@ def of_environment() -> dict[str, str]:
 def of_account(account: AccountSpec) -> dict[str, Any]:
     """The SDK's arguments for the credential of an account of accounts.yaml.
 
-    One that names none has that of the environment.
-    Beside an argument the SDK reads no credential of the environment, so that one account never
-    sends with the key of another. Raises NoCredentialsError where a variable is not set.
+    One that names none has that of the environment. Beside an argument the SDK reads no credential
+    of the environment, so that one account never sends with the key of another. Raises
+    NoCredentialsError where a variable is not set.
     """
     if account.key_env is not None:
         return {"api_key": _required(account.key_env)}

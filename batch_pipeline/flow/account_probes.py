@@ -12,8 +12,9 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import BatchPipelineError, UsageError
-from batch_pipeline.flow import organisation_limits
+from batch_pipeline.flow import organisation_limits, outage
 from batch_pipeline.flow.concurrency import map_in_threads
+from batch_pipeline.flow.connections import UNUSABLE, Connected
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import accounts, submissions
 from batch_pipeline.ledger.database import tables
@@ -43,19 +44,31 @@ class Probe:
 
 
 def probe(pipeline: Pipeline, declared: Sequence[str]) -> list[Probe]:
-    """Connect each of these accounts; one that fails leaves the others."""
+    """Connect each of these accounts, and note in the ledger whether that succeeds; one that fails
+    leaves the others."""
     # Opened here: threads would each open their own.
     assert pipeline.ledger
     connections = pipeline.connections
 
-    def ask(name: str) -> Probe:
+    def ask(name: str) -> Connected | Exception:
         try:
             found = connections.connect(name)
-        except BatchPipelineError as error:
-            return Probe(name, error=str(error))
-        return Probe(name, found.names.name, found.api.organisation, found.api.workspace)
+            with outage.noted(pipeline, found.names.name):
+                return found
+        except (BatchPipelineError, ApiFailure) as error:
+            return error
 
-    return list(map_in_threads(ask, declared, AT_ONCE))
+    probes = []
+    for name, found in zip(declared, list(map_in_threads(ask, declared, AT_ONCE)), strict=True):
+        if isinstance(found, Connected):
+            api = found.api
+            probes.append(Probe(name, found.names.name, api.organisation, api.workspace))
+            continue
+        if isinstance(found, UNUSABLE):
+            # Whether a simulator answers is known once all have been asked.
+            connections.note_unusable(connections.likely_owner([name]), found)
+        probes.append(Probe(name, error=str(found)))
+    return probes
 
 
 def read_limits(pipeline: Pipeline) -> dict[str, str]:

@@ -18,13 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from batch_pipeline.api.failures import most_hopeful
+from batch_pipeline.api.failures import cause_of, is_outage, most_hopeful
 from batch_pipeline.api.protocol import Api, ApiFailure
 from batch_pipeline.errors import (
     AccountError,
     AccountPausedError,
     ApiError,
-    ApiUnavailableError,
     BatchPipelineError,
     UsageError,
 )
@@ -39,8 +38,8 @@ log = get_logger(__name__)
 # What keeps one account from being used and says nothing about the others: a variable that is not
 # set, a key that is refused, an API that does not answer.
 UNUSABLE = (UsageError, AccountError, ApiError)
-# An account that could not be connected is tried again at the earliest after this many times as
-# long as the last try took: the others wait meanwhile.
+# An account that could not be connected, or did not answer, is tried again at the earliest after
+# this many times as long as the last try took: the others wait meanwhile.
 REST = 10.0
 
 OpenApi = Callable[[AccountSpec], Api]
@@ -119,7 +118,7 @@ class Connections:
         self._accounts, self._ledger, self._apis = accounts, ledger, apis
         self._retry_seconds = retry_seconds
         self._connected: dict[str, Connected] = {}
-        # Why accounts could not be connected, and until when they are left alone.
+        # Why accounts could not be connected or asked, and until when they are left alone.
         self._failed: dict[str, tuple[Exception, float]] = {}
         self._noted: dict[str, Exception] = {}
         self._told: dict[str, str | None] = {}
@@ -133,9 +132,7 @@ class Connections:
             try:
                 found = self._connect(declared)
             except UNUSABLE as error:
-                took = time.monotonic() - began
-                rest = max(self._retry_seconds, REST * took)
-                self._failed[declared] = error, time.monotonic() + rest
+                self._failed[declared] = error, self._rests_until(time.monotonic() - began)
                 raise
             self._connected[declared] = found
             self._failed.pop(declared, None)
@@ -171,9 +168,8 @@ class Connections:
         failed: list[tuple[str, Exception]] = []
         others = not self._connected.keys().isdisjoint(declared)
         for name in declared:
-            error, until = self._failed.get(name, (None, 0.0))
-            if others and error is not None and time.monotonic() < until:
-                failed.append((name, error))
+            if others and name not in self._connected and self._rests(name):
+                failed.append((name, self._failed[name][0]))
                 continue
             try:
                 found.append(self.connect(name))
@@ -192,24 +188,44 @@ class Connections:
                 "not mix. Nothing was sent: give all of them the same `base_url`."
             )
         for name, error in failed:
-            self._note(self._accounts.names(name, simulated=simulated == {True}), error)
+            self._leave_out(self._owner([name], simulated=simulated == {True}), error)
         return found
 
-    def _note(self, names: AccountNames, error: Exception) -> None:
-        """Note in the ledger why an account is not used, once for each failure."""
-        known = self._noted.get(names.name)
-        if known is error:
-            return
-        self._noted[names.name] = error
+    def _leave_out(self, owner: Owner, error: Exception) -> None:
+        """Note and log why the one account of an owner is not used, once for each failure."""
+        [name] = owner.accounts
+        if self._noted.get(name) is not error:
+            self._noted[name] = error
+            self.note_unusable(owner, error)
+            self.tell(name, error)
+
+    def note_unusable(self, owner: Owner, error: Exception) -> None:
+        """Note in the ledger why an owner's accounts could not be connected: that they are paused,
+        that their API does not answer, or that it refuses their key."""
+        self.register(owner)
         with self._ledger().write() as connection:
-            rows.register(connection, names)
-            if isinstance(error, AccountPausedError):
-                rows.pause_account(connection, names.name, str(error))
-            elif isinstance(error, ApiUnavailableError):
-                rows.note_unanswered(connection, names.name, str(error))
-            else:
-                rows.note_refused(connection, names.name, str(error))
-        self.tell(names.name, error)
+            for name, problem in self.problems(owner, error).items():
+                if isinstance(problem, AccountPausedError):
+                    rows.pause_account(connection, name, str(problem))
+                elif isinstance(problem, ApiError) or is_outage(problem):
+                    # In the API's words: the error tells a person to run again, too.
+                    rows.note_unanswered(connection, name, str(cause_of(problem) or problem))
+                else:
+                    rows.note_refused(connection, name, str(problem))
+
+    def rest(self, account: str, failure: ApiFailure, took: float) -> None:
+        """Leave an account of the ledger whose API does not answer alone for a while, after a call
+        that took so many seconds: the others wait meanwhile."""
+        declared = self._accounts.declared_as(account)
+        if declared is not None and is_outage(failure) and not self._rests(declared):
+            self._failed[declared] = failure, self._rests_until(took)
+
+    def _rests(self, declared: str) -> bool:
+        _, until = self._failed.get(declared, (None, 0.0))
+        return time.monotonic() < until
+
+    def _rests_until(self, took: float) -> float:
+        return time.monotonic() + max(self._retry_seconds, REST * took)
 
     def tell(self, account: str, error: Exception | None) -> None:
         """Log why an account is left out, once for each reason; None: it is used again."""
@@ -292,9 +308,8 @@ class Connections:
         declared = self._accounts.declared_as(account)
         if declared is None:
             return None
-        error, until = self._failed.get(declared, (None, 0.0))
-        if error is not None and time.monotonic() < until:
-            errors.append(error)
+        if self._rests(declared):
+            errors.append(self._failed[declared][0])
             return None
         try:
             found = self.connect(declared)
@@ -312,6 +327,8 @@ class Connections:
 
 def _unusable(error: Exception) -> ApiFailure:
     """The failure of a call under an account that cannot be used."""
-    if isinstance(error, ApiUnavailableError):
+    if isinstance(error, ApiFailure):
+        return error
+    if isinstance(error, ApiError):
         return ApiFailure(None, None, None, str(error), connected=False)
     return ApiFailure(401, "authentication_error", None, str(error), connected=False)

@@ -119,11 +119,7 @@ def note_unreached(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
     """Note that no account's API answered at the start, where it alone could tell whether it is a
     simulator; returns the name of the owner that the night is taken for."""
     owner = pipeline.likely_owner(spec)
-    pipeline.connections.register(owner)
-    with pipeline.ledger.write() as connection:
-        for account, problem in pipeline.connections.problems(owner, error).items():
-            if is_outage(problem):
-                accounts.note_unanswered(connection, account, _said(problem))
+    pipeline.connections.note_unusable(owner, error)
     return owner.name
 
 

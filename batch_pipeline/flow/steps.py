@@ -283,11 +283,13 @@ def _ask_all(
     asked = accounts_to_ask(pipeline, owner, senders)
     failures: list[ApiFailure] = []
     for account in asked:
+        began = time.monotonic()
         try:
             _ask(pipeline, account, *reads)
         except ApiFailure as failure:
             failures.append(failure)
             if len(asked) > 1:
+                pipeline.connections.rest(account, failure, time.monotonic() - began)
                 pipeline.connections.tell(account, failure)
         else:
             pipeline.connections.tell(account, None)

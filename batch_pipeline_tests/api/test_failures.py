@@ -7,12 +7,14 @@ import pytest
 from batch_pipeline.api.failures import (
     QUOTED,
     concerns_account,
+    most_hopeful,
     object_in,
     rate_limits,
     refusal,
     retry_after,
 )
 from batch_pipeline.api.protocol import ApiFailure, RateLimit
+from batch_pipeline.errors import AccountError, ApiUnavailableError
 
 
 @pytest.mark.parametrize(
@@ -140,3 +142,11 @@ def test_limits_that_would_keep_calls_waiting_for_ever_are_none(
         zip([f"anthropic-ratelimit-requests-{n}" for n in names], (limit, remaining), strict=True)
     )
     assert rate_limits(said).get("requests") == expected
+
+
+def test_of_several_errors_an_outage_is_waited_for() -> None:
+    refused, down = ApiFailure(401, None, None, "no"), ApiFailure(503, None, None, "down")
+    unreachable = ApiUnavailableError("no answer")
+    assert most_hopeful([refused, down]) is down
+    assert most_hopeful([AccountError("no"), unreachable]) is unreachable
+    assert most_hopeful([refused, refused]) is refused

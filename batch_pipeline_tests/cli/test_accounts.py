@@ -38,10 +38,14 @@ def test_each_account_is_asked_and_one_that_fails_leaves_the_others(
         "north_a": True, "north_b": False, "south": True,
     }  # fmt: skip
     assert "NORTH_B_KEY" in found["north_b"]["probe"]["error"]
+    assert {name: each["state"] for name, each in found.items()} == {
+        "north_a": "ready", "north_b": "key refused", "south": "ready",
+    }  # fmt: skip
     assert found["north_a"]["probe"]["workspace_id"] == Workspace("a", "north").id
     assert found["north_a"]["organisation"] == "simulator.north"
     shown = several("accounts")
     assert shown.code == 0
+    assert "key refused" not in shown.out
     for text in ("simulator.north_b", "answers (SOUTH_KEY)", "200,000"):
         assert text in shown.out
 

@@ -226,6 +226,32 @@ def test_an_account_that_cannot_be_used_at_the_start_leaves_the_others(
     assert account(again, "simulator.a").refused is None
 
 
+def test_an_account_that_does_not_answer_is_not_asked_with_every_poll(
+    sim: Simulator,
+    faults: Faults,
+    make_pipeline: MakePipeline,
+    declare: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call can take minutes to fail, and the other accounts wait for it."""
+    monkeypatch.setattr("batch_pipeline.api.client.READ_PAUSES", ())
+    sim.hold()
+    pipeline = make_pipeline(accounts=declare(NORTH_AND_SOUTH), poll_seconds=60)
+    run(pipeline, of_two(tmp_path, 10), PARTITION, wait=False)
+    asked: Counter[str] = Counter()
+
+    def down(request: Request) -> Response | None:
+        asked[key_of(request)] += 1
+        return error(503, "api_error", "down") if is_of(request, "A_KEY") else None
+
+    faults.on_request = down
+    for _ in range(3):
+        steps.poll_accounts(pipeline, "simulator", ["simulator.a", "simulator.b"])
+    assert asked == {KEYS["A_KEY"]: 1, KEYS["B_KEY"]: 3}
+    assert account(pipeline, "simulator.a").unanswered is not None
+
+
 def test_what_an_account_has_in_flight_waits_for_its_own_key(
     sim: Simulator,
     faults: Faults,

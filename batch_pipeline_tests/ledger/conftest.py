@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
+from batch_pipeline.jobs.accounts_file import AccountNames
 from batch_pipeline.ledger import (
     accounts,
     listed_batches,
@@ -31,6 +32,15 @@ from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import Submission
 
 ACCOUNT = "default"
+# Accounts of one owner and two organisations, and the ids of these.
+OWNER = "research"
+A = AccountNames("a", OWNER, "north", simulated=False, declared="a")
+B = AccountNames("b", OWNER, "south", simulated=False, declared="b")
+C = AccountNames("c", OWNER, "north", simulated=False, declared="c")
+NORTH, SOUTH = "11111111-aaaa-4bbb-8ccc-000000000001", "22222222-aaaa-4bbb-8ccc-000000000002"
+
+# What is no matter of SQL.
+ONE_DATABASE = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 
 
 def queue_of(requests: int, account: str = ACCOUNT) -> tuple[Sender]:

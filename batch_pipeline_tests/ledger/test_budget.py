@@ -196,10 +196,32 @@ def test_a_raised_ceiling_lets_it_go(ledger: Ledger, engine: Engine) -> None:
         waiting = claim(connection, night, engine, under(partition="9.99"))
         assert why_short(waiting).startswith(PARTITION)
         assert spent(connection, night).total == 0
+        assert nights.get_night(connection, night.id).short_of_budget is not None
         intent = claim(connection, night, engine, under(partition=10))
         assert isinstance(intent, Intent)
         assert intent.submission.usd_bound == 10
         assert spent(connection, night).reserved == 10
+        assert nights.get_night(connection, night.id).short_of_budget is None
+
+
+def test_of_two_ceilings_the_one_that_lacks_most_is_told(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        night = a_night(connection, 10)
+        waiting = begin(connection, night, under(partition=8, job_month=5, account_month=7))
+        assert why_short(waiting).startswith(f"{JOB_MONTH} ($5.00)")
+
+
+def test_a_cheaper_batch_is_not_called_in_place_of_a_dear_call(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        night = a_night(connection, 3)
+        planned = [a_shard(10, "realtime")]
+        assert shards.add_shards(connection, night, planned, open_requests=0)
+        waiting = claim(connection, night, "realtime", under(partition=5))
+        assert "the next 10 requests" in why_short(waiting)
+
+
+def test_an_account_that_is_not_declared_has_no_ceiling() -> None:
+    assert Ceilings(account_month=Decimal(5)).of("former", None).account_month is None
 
 
 def test_a_taken_over_call_is_reserved_once(ledger: Ledger, clock: Clock) -> None:

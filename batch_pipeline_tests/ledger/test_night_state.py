@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.ledger.admission.decision import with_queue
 from batch_pipeline.ledger.admission.night_state import (
     ClosedGate,
     Facts,
@@ -18,7 +19,7 @@ from batch_pipeline.ledger.admission.night_state import (
     state_of,
     states_of,
 )
-from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, Queue
+from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, Queue, Queues
 from batch_pipeline_tests.support import alone
 
 NIGHT = Facts("review", "2026-11-01", ("main",))
@@ -173,6 +174,56 @@ def test_room_at_the_queue(
     assert (queue.room, queue.too_large(requests)) == (room, too_large)
     said = queue.full(requests)
     assert (said is None) if full is None else str(said).startswith(full)
+
+
+@pytest.mark.parametrize(
+    ("north", "south", "limit", "at_once", "room"),
+    [
+        # A limit that was lowered below what is in the queue takes no room from the others.
+        (Queue(50, 30), Queue(30, 40), 30, 80, 20),
+        (Queue(50, 30, 60, 45), Queue(30, 10, 60, 45), 30, 60, 15),
+    ],
+)
+def test_the_queues_of_two_organisations(
+    north: Queue, south: Queue, limit: int, at_once: int, room: int
+) -> None:
+    found = of_two(north, south)
+    assert (found.limit, found.at_once, found.room) == (limit, at_once, room)
+
+
+@pytest.mark.parametrize(
+    ("north", "south", "best", "for_batch"),
+    [
+        (Queue(50, 10), Queue(50), "south", "south"),
+        (Queue(50, older_night="job 1"), Queue(50, 10), "south", "south"),
+        # None has room: not the one that never will, nor the one where an older night goes first.
+        (Queue(10), Queue(50, 50), None, "south"),
+        (Queue(50, older_night="job 1"), Queue(50, 40), None, "south"),
+    ],
+)
+def test_which_queue_a_batch_may_join(
+    north: Queue, south: Queue, best: str | None, for_batch: str
+) -> None:
+    found = of_two(north, south)
+    assert found.best(20) == best
+    assert found.for_batch(20) is found[for_batch]
+
+
+def test_what_waits_for_its_jobs_share_waits_for_no_older_night() -> None:
+    queue = Queue(100, 0, 30, 30, older_night="job 1")
+    assert state_of(with_queue(NIGHT, queue, 10)).kind is Kind.QUEUE_FULL
+    assert state_of(with_queue(NIGHT, Queue(100, older_night="job 1"), 10)).kind is (
+        Kind.OLDER_NIGHT_FIRST
+    )
+
+
+def test_what_joins_fills_one_queue_after_the_other() -> None:
+    joined = of_two(Queue(50, 30, 100, 5), Queue(30, 25, 100, 5)).joined_by(22)
+    assert [(q.used, q.job_used) for q in joined.by_organisation.values()] == [(50, 27), (27, 27)]
+
+
+def of_two(north: Queue, south: Queue) -> Queues:
+    return Queues({"north": "n", "south": "s"}, {"n": north, "s": south})
 
 
 def test_what_joins_the_queue_takes_room() -> None:

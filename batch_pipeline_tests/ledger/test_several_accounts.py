@@ -1,4 +1,4 @@
-"""Several accounts in the ledger: whose they are, the ids of their keys, and who gets a shard."""
+"""A night that several accounts may send: which of them gets a shard, and why the others wait."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from batch_pipeline.errors import AccountError, LedgerError
 from batch_pipeline.jobs.accounts_file import AccountNames, Accounts, AccountSpec
 from batch_pipeline.ledger import (
     accounts,
     listed_batches,
     nights,
     organisations,
+    shards,
     submissions,
     transitions,
 )
 from batch_pipeline.ledger.admission import admission, senders
-from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender, Waiting
-from batch_pipeline.ledger.admission.budget import Money
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Marks, Sender, Waiting
+from batch_pipeline.ledger.admission.budget import Ceilings, Money
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Kind
 from batch_pipeline.ledger.admission.queue import read_queues
 from batch_pipeline.ledger.database import tables
@@ -32,22 +32,20 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import (
+    NORTH,
+    ONE_DATABASE,
+    OWNER,
+    A,
+    B,
+    C,
     Clock,
     a_night,
+    a_shard,
     accept,
     begin,
     begun,
     queue_of,
 )
-
-OWNER = "research"
-A = AccountNames("a", OWNER, "north", simulated=False, declared="a")
-B = AccountNames("b", OWNER, "south", simulated=False, declared="b")
-C = AccountNames("c", OWNER, "north", simulated=False, declared="c")
-NORTH, SOUTH = "11111111-aaaa-4bbb-8ccc-000000000001", "22222222-aaaa-4bbb-8ccc-000000000002"
-
-# What is no matter of SQL.
-ONE_DATABASE = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 
 
 def sender(names: AccountNames, queue: int = 100, usd: int | None = None) -> Sender:
@@ -81,78 +79,6 @@ def lost(connection: Connection, submission: Submission) -> None:
 def why(found: Intent | Waiting) -> str:
     assert isinstance(found, Waiting), found
     return str(found.state)
-
-
-@ONE_DATABASE
-def test_an_owner_that_is_no_account_sends_nothing(ledger: Ledger) -> None:
-    with ledger.write() as connection:
-        found = accounts.register(connection, A)
-        assert (found.owned_by, found.organisation_name, found.sends) == (OWNER, "north", True)
-        accounts.register(connection, B)
-        assert [each.name for each in accounts.list_accounts(connection)] == ["a", "b", "default"]
-        assert not accounts.get_account(connection, OWNER).sends
-        with pytest.raises(LedgerError, match="'research' is an owner of nights"):
-            accounts.register(connection, AccountNames(OWNER, "x", "north", simulated=False))
-        with pytest.raises(LedgerError, match="is real, the server"):
-            accounts.register(connection, AccountNames("sim", OWNER, "north", simulated=True))
-        # What was one account's own goes on under its name.
-        accounts.register(connection, AccountNames("a", "a", "a", simulated=False))
-        assert accounts.get_account(connection, "a").owned_by == "a"
-
-
-@ONE_DATABASE
-@pytest.mark.parametrize(
-    ("names", "before", "seen", "said"),
-    [
-        (A, (None, None), (NORTH, "wrkspc_1"), None),
-        (A, (NORTH, "wrkspc_1"), (NORTH, "wrkspc_1"), None),
-        (A, (NORTH, "wrkspc_1"), (None, None), None),
-        (A, (NORTH, "wrkspc_1"), (SOUTH, "wrkspc_1"), f"organisation {SOUTH}; it was one of"),
-        (A, (NORTH, "wrkspc_1"), (NORTH, "wrkspc_2"), "workspace wrkspc_2; it was one of wrkspc_1"),
-        (
-            replace(A, organisation_id=NORTH),
-            (None, None),
-            (SOUTH, None),
-            "organisation .*, accounts.yaml says",
-        ),
-        (
-            replace(A, workspace_id="wrkspc_1"),
-            (None, None),
-            (NORTH, "wrkspc_2"),
-            "workspace wrkspc_2, accounts.yaml says wrkspc_1",
-        ),
-        # Without the file a key is changed as before.
-        (AccountNames("d", "d", "d", simulated=False), (NORTH, "w"), (SOUTH, "x"), None),
-    ],
-)
-def test_a_key_of_another_place_is_refused(
-    ledger: Ledger,
-    names: AccountNames,
-    before: tuple[str | None, str | None],
-    seen: tuple[str | None, str | None],
-    said: str | None,
-) -> None:
-    with ledger.write() as connection:
-        accounts.register(connection, names)
-        accounts.note_ids(connection, names, *before)
-        if said is None:
-            accounts.note_ids(connection, names, *seen)
-            return
-        with pytest.raises(AccountError, match=said):
-            accounts.note_ids(connection, names, *seen)
-        if before[0] is not None:
-            accounts.forget_ids(connection, names.name)
-            accounts.note_ids(connection, names, *seen)
-
-
-@ONE_DATABASE
-def test_two_organisations_of_one_file_that_are_one_are_refused(ledger: Ledger) -> None:
-    with ledger.write() as connection:
-        for names in (A, B):
-            accounts.register(connection, names)
-        accounts.note_ids(connection, A, NORTH, "wrkspc_1", others={"south"})
-        with pytest.raises(AccountError, match="overrun their common queue"):
-            accounts.note_ids(connection, B, NORTH, "wrkspc_2", others={"north"})
 
 
 def test_an_account_that_gets_another_name_keeps_its_list_and_its_queue(ledger: Ledger) -> None:
@@ -201,13 +127,22 @@ def test_workspaces_of_one_organisation_share_its_queue(ledger: Ledger) -> None:
         assert "organisation north's queue limit (50 requests) is in use" in why(found)
         assert isinstance(found, Waiting)
         assert set(found.by_account) == {"a", "c"}
-        # An older night that wants room of it goes first there, and nowhere else.
-        younger = night_of(connection, 5, partition="2026-01-03")
+        # The oldest night that wants room of it goes first there, and nowhere else.
+        second = night_of(connection, 10, partition="2026-01-03")
+        begin(connection, second, shared)
+        younger = night_of(connection, 5, partition="2026-01-04")
         assert "an older night (job 2026-01-02) goes first" in why(
             begin(connection, younger, shared)
         )
+        nights.update_night(connection, second.id, accounts=["a", "c"])
         nights.update_night(connection, night.id, accounts=["a", "c"])
         assert begun(connection, younger, limits(sender(A, 50), sender(B))).account == "b"
+        # One that waited behind it has wanted room as long.
+        nights.update_night(connection, night.id, held_at=1.0)
+        another = night_of(connection, 5, partition="2026-01-05")
+        assert "an older night (job 2026-01-03) goes first" in why(
+            begin(connection, another, shared)
+        )
 
 
 @ONE_DATABASE
@@ -225,21 +160,50 @@ def test_the_word_that_a_queue_is_full_holds_for_its_organisation(ledger: Ledger
 def test_a_paused_account_pauses_itself_alone(ledger: Ledger, clock: Clock) -> None:
     both = limits(sender(A), sender(B, 60))
     with ledger.write() as connection:
-        night = night_of(connection, 30, 20, 10, 10)
+        night = night_of(connection, 30, 30, 20, 10, 10, 10, 10)
+        assert begun(connection, night, both).account == "a"
+        clock.at += 1
         accounts.pause_account(connection, "a", "no credit")
         assert begun(connection, night, both).account == "b"
-        # Its probe is one small batch, when it is due.
+        # Its probe is one small batch, when it is due, whatever was sent before the pause; and is
+        # not kept waiting for the prompt cache.
         clock.at += 1_000
-        probe = begin(connection, night, both)
+        cold = replace(both, marks=lambda *_: Marks(wait="the prompt cache is warmed up"))
+        probe = begin(connection, night, cold)
         assert isinstance(probe, Intent)
         assert (probe.submission.account, probe.probe, probe.shard.requests) == ("a", True, 10)
+        # The next one only after twice the time, and not while that one can tell.
         assert begun(connection, night, both).account == "b"
+        transitions.give_back(connection, probe.submission, State.ABSENT, "never sent")
+        alone = limits(sender(A))
+        assert "no credit" in why(begin(connection, night, alone))
+        clock.at += 2_000
+        second = begun(connection, night, alone)
+        accept(connection, second, "batch_probe")
+        transitions.end(connection, submissions.get(connection, second.id))
+        clock.at += 10_000
+        assert "no credit" in why(begin(connection, night, alone))
         accounts.pause_account(connection, "b", "on hold")
         waiting = begin(connection, night, both)
         assert isinstance(waiting, Waiting)
         assert {state.kind for state in waiting.by_account.values()} == {Kind.PAUSED}
         found = admission.facts_of(connection, nights.get_night(connection, night.id))
         assert found.paused is None, "account c may send it too"
+
+
+@ONE_DATABASE
+def test_of_what_keeps_several_accounts_that_is_told_which_passes_soonest(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        night = night_of(connection, 50, 50)
+        accounts.pause_account(connection, "a", "no credit")
+        both = limits(sender(A), sender(B, 60))
+        begun(connection, night, both)
+        found = begin(connection, night, both)
+        assert isinstance(found, Waiting)
+        assert "queue limit" in why(found)
+        assert [state.kind for state in found.by_account.values()] == [
+            Kind.PAUSED, Kind.QUEUE_FULL,
+        ]  # fmt: skip
 
 
 @ONE_DATABASE
@@ -272,6 +236,26 @@ def test_what_may_still_appear_in_a_list_is_sent_by_its_account_alone(
         assert "may still appear in the list of account a" in why(begin(connection, night, other))
         assert begun(connection, night, both).account == "a"
         assert transitions.pinned_to(connection, night.id)[first.shard_id][0] == "a"
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize("how", ["a probe", "the cheapest"])
+def test_no_other_account_is_given_it_for_being_small(
+    ledger: Ledger, clock: Clock, how: str
+) -> None:
+    with ledger.write() as connection:
+        night = night_of(connection, 10, 30)
+        lost(connection, begun(connection, night, limits(sender(A))))
+        if how == "a probe":
+            accounts.pause_account(connection, "b", "no credit")
+            clock.at += 1_000
+            assert begun(connection, night, limits(sender(B))).requests == 30
+        else:
+            money = Money(Ceilings(partition=Decimal(20)), lambda shard: Decimal(shard.requests))
+            short = replace(limits(sender(B)), money=money)
+            assert "max_usd_per_partition ($20.00) has no room" in why(
+                begin(connection, night, short)
+            )
 
 
 @ONE_DATABASE
@@ -310,6 +294,67 @@ def test_calls_go_to_the_account_with_fewest_and_stay_with_it(ledger: Ledger, cl
 
 
 @ONE_DATABASE
+def test_a_batch_is_taken_over_under_the_ceiling_of_its_account(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        night = night_of(connection, 10)
+        own = limits(sender(A, usd=15))
+        batch = begun(connection, night, own)
+        accept(connection, batch)
+        kept_from = admission.reserve_takeover(
+            connection, night, batch, Decimal(20), own, lambda *_: OPEN_GATES
+        )
+        assert "the ceiling of a" in str(kept_from)
+
+
+@ONE_DATABASE
+def test_a_pilot_is_not_called_with_the_rest(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        night = night_of(connection)
+        pilot = replace(a_shard(5, "realtime"), pilot=True)
+        assert shards.add_shards(connection, night, [pilot], open_requests=0)
+        assert calls(connection, night, limits(sender(A))) == Waiting(None)
+
+
+@ONE_DATABASE
+def test_only_calls_under_way_count_where_the_next_ones_go(ledger: Ledger) -> None:
+    both = limits(sender(A), sender(B))
+    with ledger.write() as connection:
+        night = night_of(connection, 30, 20, 10, engine="realtime")
+        first, second = calls(connection, night, both), calls(connection, night, both)
+        assert isinstance(first, Intent)
+        assert isinstance(second, Intent)
+        assert (first.submission.account, second.submission.account) == ("a", "b")
+        transitions.end(connection, first.submission)
+        third = calls(connection, night, both)
+        assert isinstance(third, Intent)
+        assert third.submission.account == "a"
+
+
+@ONE_DATABASE
+def test_calls_go_on_as_a_probe_or_under_another_name(ledger: Ledger, clock: Clock) -> None:
+    with ledger.write() as connection:
+        night = night_of(connection, 30, engine="realtime")
+        first = calls(connection, night, limits(sender(A)))
+        assert isinstance(first, Intent)
+        clock.at += 61
+        accounts.pause_account(connection, "a", "no credit")
+        assert "no credit" in why(calls(connection, night, limits(sender(A))))
+        clock.at += 1_000
+        probe = calls(connection, night, limits(sender(A)))
+        assert isinstance(probe, Intent)
+        assert (probe.probe, probe.submission.fence) == (True, 2)
+        assert not accounts.get_account(connection, "a").probe_is_due(clock.at)
+        accounts.lift_pause(connection, "a")
+        # The account is called c from now on, as its workspace tells.
+        clock.at += 61
+        for names in (A, C):
+            accounts.note_ids(connection, names, NORTH, "wrkspc_1")
+        goes_on = calls(connection, night, limits(sender(C)))
+        assert isinstance(goes_on, Intent)
+        assert goes_on.submission.fence == 3
+
+
+@ONE_DATABASE
 def test_calls_of_an_account_that_left_the_job_are_closed(ledger: Ledger, clock: Clock) -> None:
     """No process would go on with them, and what they left unanswered would wait for ever."""
     with ledger.write() as connection:
@@ -328,12 +373,32 @@ def test_calls_of_an_account_that_left_the_job_are_closed(ledger: Ledger, clock:
         assert submissions.get(connection, stays.submission.id).state is State.CALLING
 
 
+def test_limits_of_several_senders() -> None:
+    found = limits(sender(A, 50, usd=5), sender(C, 50), sender(B, 30, usd=7))
+    assert (found.at_once, replace(found, job_queue=60).at_once) == (80, 60)
+    ceilings = found.money_of("b").ceilings
+    assert (ceilings.account, ceilings.account_month) == ("b", Decimal(7))
+
+
+@ONE_DATABASE
+def test_of_calls_that_wait_that_is_told_which_passes_soonest(ledger: Ledger, clock: Clock) -> None:
+    with ledger.write() as connection:
+        night = night_of(connection, 30, 20, engine="realtime")
+        assert isinstance(calls(connection, night, limits(sender(A))), Intent)
+        clock.at += 61
+        found = calls(connection, night, limits(sender(B, usd=10)))
+        assert isinstance(found, Waiting)
+        assert (found.requests, "the ceiling of b" in why(found)) == (50, True)
+
+
 @ONE_DATABASE
 def test_senders_of_a_night_have_the_limits_in_force(ledger: Ledger) -> None:
     file = Accounts(
         {
             "a": AccountSpec(organisation="north", owner=OWNER, max_queued_requests=500),
             "b": AccountSpec(key_env="B", owner=OWNER),
+            "d": AccountSpec(key_env="D", organisation="far", max_queued_requests=400),
+            "e": AccountSpec(key_env="E", organisation="far"),
         },
         Path("accounts.yaml"),
         queue_limit_set=None,
@@ -350,6 +415,11 @@ def test_senders_of_a_night_have_the_limits_in_force(ledger: Ledger) -> None:
         assert found[0].ceiling == "BATCH_PIPELINE_MAX_USD_PER_MONTH"
         night = night_of(connection, 5)
         assert senders.of_night(connection, file, night) == found, "c is not declared any more"
+        [far] = senders.declared(connection, file, ["e"], simulated=False)
+        assert far.queue_limit == 400, "as another account of its organisation declares it"
+        other = Accounts({"z": AccountSpec()}, queue_limit_set=450)
+        [former] = senders.of_night(connection, other, a_night(connection, 5, owner="a"))
+        assert (former.account, former.organisation, former.queue_limit) == ("a", "north", 300)
         [simulated] = senders.declared(connection, file, ["b"], simulated=True)
         assert (simulated.account, simulated.organisation) == ("simulator.b", "simulator.b")
 

@@ -160,6 +160,20 @@ def test_room_is_free_again(ledger: Ledger, way: str) -> None:
         assert begun(connection, night).requests == 100
 
 
+def test_what_rests_after_a_failure_keeps_the_others_back_in_a_storm_alone(
+    ledger: Ledger, clock: Clock
+) -> None:
+    with ledger.write() as connection:
+        night = a_night(connection, 10, 10)
+        nights.update_night(connection, night.id, retry_at=clock.at + 100)
+        begun(connection, night)
+        nights.update_night(connection, night.id, storm_since=clock.at)
+        waiting = begin(connection, night)
+        assert isinstance(waiting, Waiting)
+        assert waiting.state is not None
+        assert waiting.state.kind is Kind.BACKING_OFF
+
+
 def test_a_jobs_share_of_the_queue(ledger: Ledger) -> None:
     share = Limits(senders=queue_of(100), job_queue=30, lease_seconds=60)
     with ledger.write() as connection:
@@ -172,6 +186,8 @@ def test_a_jobs_share_of_the_queue(ledger: Ledger) -> None:
             assert isinstance(waiting, Waiting)
             assert "the job's share of the queue (30 requests) is in use" in str(waiting.state)
         begun(connection, other_job, share)
+        accounts.register_account(connection, "theirs", simulated=False)
+        begun(connection, a_night(connection, 20, owner="theirs"), share)
 
 
 def test_a_shard_larger_than_the_queue_does_not_wait_for_room(ledger: Ledger) -> None:

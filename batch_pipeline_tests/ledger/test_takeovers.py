@@ -109,6 +109,21 @@ def test_the_real_time_price_is_reserved_from_the_cancel_to_the_claim(ledger: Le
         assert spent(connection, night, limits) == Spending(Decimal(2), Decimal(12))
 
 
+def test_each_shard_uses_its_part_of_the_reservation_up(ledger: Ledger) -> None:
+    limits = under(60)
+    with ledger.write() as connection:
+        night = a_night(connection, 10, 10)
+        for batch in [accepted(connection, night, limits) for _ in range(2)]:
+            assert reserve(connection, night, batch, limits) is None
+            collected(connection, batch, answered=0)
+        night = nights.get_night(connection, night.id)
+        planned = [a_shard(requests, "realtime") for requests in (4, 16)]
+        assert shards.add_shards(connection, night, planned, open_requests=0)
+        assert isinstance(claimed(connection, night, limits), Intent)
+        assert left_usd(connection, night) == 32
+        assert spent(connection, night, limits).reserved == 40
+
+
 def test_nobody_else_gets_what_is_reserved(ledger: Ledger) -> None:
     limits = under(31)
     with ledger.write() as connection:

@@ -210,7 +210,7 @@ def _go_on(
     if current.state is State.CALLING and current.lease_until > now(connection):
         return Waiting(running(CALLED_ELSEWHERE), shard.requests)
     names = accounts.same_workspace(connection, current.account)
-    if limits.senders and not {*names} & {*limits.accounts}:
+    if not {*names} & {*limits.accounts}:
         silent = f"account {current.account}, which has begun these calls, does not answer"
         return unanswered(night, silent, shard.requests)
     if current.state is State.CALLING:
@@ -278,13 +278,12 @@ def begin_next_calls(
     left = {s.shard_id: s.account for s in abandoned_calls(connection, night)}
     abandoned = [shard for shard in in_real_time if shard.id in left]
     waiting = [shard for shard in in_real_time if shard.state is ShardState.WAITING]
-    # A shard that one account alone may send does not keep those waiting that others may.
-    first_of = {left[shard.id]: shard for shard in reversed(abandoned)}
-    pinned = transitions.pinned_to(connection, night.id) if waiting else {}
-    unpinned = [shard for shard in waiting if shard.id not in pinned]
-    tried = [*sorted(first_of.values(), key=_id), *waiting[:1], *unpinned[:1]]
+    # One account that may not call now keeps no shard of another one waiting.
+    first_of: dict[str, Shard] = {}
+    for shard in abandoned:
+        first_of.setdefault(left[shard.id], shard)
     found: list[Waiting] = []
-    for shard in {shard.id: shard for shard in tried}.values():
+    for shard in (*first_of.values(), *waiting[:1]):
         begun = begin_calls(connection, night, shard, holder, limits, read_gates)
         if isinstance(begun, Intent):
             return begun
@@ -295,10 +294,6 @@ def begin_next_calls(
     if any(shard.id in calling for shard in in_real_time):
         return Waiting(running(CALLED_ELSEWHERE))
     return Waiting(None)
-
-
-def _id(shard: Shard) -> int:
-    return shard.id
 
 
 def _passes_soonest(waiting: Waiting) -> int:

@@ -157,8 +157,6 @@ def _shard_for(
     elsewhere = _elsewhere(account, pinned)
     if shard.id not in elsewhere:
         return shard
-    if shard.engine != "batch":
-        return None
     return shards.next_to_go(connection, night.id, "batch", but=elsewhere)
 
 

@@ -147,10 +147,8 @@ class Queues:
     def joined_by(self, requests: int) -> Queues:
         """The queues after these requests of the job have joined them, where most room is first."""
         found, left = dict(self.by_organisation), requests
-        names = list(dict.fromkeys(self.of[name] for name in self.in_order()))
-        for name in names:
-            free = max(0, found[name].most - found[name].used)
-            joins = left if name == names[-1] else min(left, free)
+        for name in dict.fromkeys(self.of[account] for account in self.in_order()):
+            joins = min(left, max(0, found[name].most - found[name].used))
             found[name] = replace(
                 found[name],
                 used=found[name].used + joins,
@@ -181,11 +179,7 @@ def read_queues(
     """The queues as a night finds them now."""
     at = now(connection)
     senders = list(senders)
-    limits: dict[str, int] = {}
-    for each in senders:
-        # The file gives an organisation one limit; of two, the smaller one can do no harm.
-        limit = min(each.queue_limit, limits.get(each.organisation, each.queue_limit))
-        limits[each.organisation] = limit
+    limits = {each.organisation: each.queue_limit for each in senders}
     members = organisations.accounts_of(connection, limits)
     sent = _in_queue(connection, tables.submission.c.account.in_(members))
     of_job = tables.night.c.job == night.job, tables.night.c.owner == night.owner

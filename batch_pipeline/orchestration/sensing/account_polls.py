@@ -13,24 +13,14 @@ from dataclasses import dataclass, field
 
 from batch_pipeline.api.failures import is_outage, refuses_account
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import (
-    AccountError,
-    AccountPausedError,
-    ApiError,
-    ApiUnavailableError,
-    NoCredentialsError,
-)
+from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import steps
-from batch_pipeline.flow.connections import Owner
+from batch_pipeline.flow.connections import UNUSABLE, Owner
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts
 
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
 POLL_SECONDS = 25.0
-
-# What keeps one account from being connected, and says nothing about the others.
-UNUSABLE = (ApiError, AccountError, NoCredentialsError)
 
 OpenPipeline = Callable[[], Pipeline]
 
@@ -131,7 +121,8 @@ def _poll_declared(pipeline: Pipeline, declared: str, polled: Polled) -> None:
     try:
         names = pipeline.connections.connect(declared).names
     except UNUSABLE as error:
-        _note(pipeline, declared, error)
+        likely = pipeline.connections.likely_owner([declared])
+        pipeline.connections.note_unusable(likely, error)
         raise
     polled.simulated = names.simulated
     pipeline.mark.check(simulated=names.simulated)
@@ -140,20 +131,6 @@ def _poll_declared(pipeline: Pipeline, declared: str, polled: Polled) -> None:
 
 def _poll_former(pipeline: Pipeline, account: str, _polled: Polled) -> None:
     steps.poll_account(pipeline, account)
-
-
-def _note(pipeline: Pipeline, declared: str, error: Exception) -> None:
-    """Note in the ledger why an account could not be connected."""
-    likely = pipeline.connections.likely_owner([declared])
-    pipeline.connections.register(likely)
-    with pipeline.ledger.write() as connection:
-        for name in likely.accounts:
-            if isinstance(error, AccountPausedError):
-                accounts.pause_account(connection, name, str(error))
-            elif isinstance(error, ApiUnavailableError):
-                accounts.note_unanswered(connection, name, str(error))
-            elif isinstance(error, AccountError | NoCredentialsError):
-                accounts.note_refused(connection, name, str(error))
 
 
 def _owner(

@@ -55,8 +55,11 @@ def revoked(*accounts: str) -> Faults:
 
 
 def test_an_account_that_fails_is_told_and_the_others_are_polled(
-    sim: Simulator, open_pipeline: OpenPipeline, spec: JobSpec
+    sim: Simulator, open_pipeline: OpenPipeline, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("SOUTH_KEY", "cut\nin two")
+        assert "SOUTH_KEY has a line break" in account_polls.poll(open_pipeline, spec).troubles[0]
     sim.set_faults(revoked("south"))
     found = account_polls.poll(open_pipeline, spec)
     assert (found.owner.name, found.useless) == ("simulator", False)
