@@ -1,7 +1,8 @@
 """An S3 server for tests, and a proxy before it that fails as a real store does.
 
 moto takes any credentials and never fails; so a store that is busy or refuses credentials whose
-time is over is played by the proxy. It counts requests by method too.
+time is over is played by the proxy. It counts requests too: by method, and by kind, as a store
+bills them.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class FaultProxy:
 
     url: str = ""
     requests: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     bytes_read: int = 0
     bytes_written: int = 0
     faults: list[Fault] = field(default_factory=list)
@@ -86,10 +88,11 @@ class FaultProxy:
             self.bytes_read += read
             self.bytes_written += written
 
-    def fault_of(self, method: str, headers: Any) -> Fault | None:
+    def fault_of(self, method: str, path: str, headers: Any) -> Fault | None:
         """The error that this request gets; counts it."""
         with self._lock:
             self.requests[method] += 1
+            self.kinds[_kind(method, path, headers)] += 1
             for fault in self.faults:
                 meant = not fault.methods or method in fault.methods
                 if meant and fault.seen < fault.times and fault.applies(headers):
@@ -108,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         proxy = self.server.proxy
         body = self._body()
-        fault = proxy.fault_of(self.command, self.headers)
+        fault = proxy.fault_of(self.command, self.path, self.headers)
         if fault is not None:
             self._answer(fault.status, {"Content-Type": "application/xml"}, _said(fault))
             return
@@ -175,6 +178,15 @@ def running_proxy(store: str) -> Iterator[FaultProxy]:
         as_another_process()
         server.shutdown()
         server.server_close()
+
+
+def _kind(method: str, path: str, headers: Any) -> str:
+    """A request's method, but LIST and COPY, and POST where a list of names is deleted."""
+    if method == "GET" and "list-type=" in urlsplit(path).query:
+        return "LIST"
+    if method == "PUT" and "x-amz-copy-source" in headers:
+        return "COPY"
+    return "DELETE" if method == "POST" and urlsplit(path).query.startswith("delete") else method
 
 
 def _said(fault: Fault) -> bytes:

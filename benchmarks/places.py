@@ -26,15 +26,18 @@ class Places:
     ledger_url: str | None = None
 
     def show(self) -> None:
-        """Print the requests to the bucket, and the rows of the ledger."""
+        """Print the requests to the bucket, and the rows and transactions of the ledger."""
         if self.bucket is not None:
             print(
-                f"  requests to the bucket: {_listed(self.bucket.requests)}; "
+                f"  requests to the bucket: {_listed(self.bucket.kinds)}; "
                 f"{self.bucket.bytes_read / 1e6:,.0f} MB read, "
                 f"{self.bucket.bytes_written / 1e6:,.0f} MB written"
             )
         if self.ledger_url is not None:
-            print(f"  rows of the ledger: {_listed(_rows(self.ledger_url))}")
+            transactions = _transactions(self.ledger_url)
+            rows = _rows(self.ledger_url)
+            print(f"  rows of the ledger: {rows.total():,} ({_listed(rows)})")
+            print(f"  transactions of the ledger, those that only read included: {transactions:,}")
 
 
 @contextmanager
@@ -69,6 +72,16 @@ def _rows(url: str) -> Counter[str]:
             counted[name] = int(connection.scalar(rows) or 0)
     engine.dispose()
     return counted
+
+
+def _transactions(url: str) -> int:
+    """Transactions that the database has committed since it was made, by its own statistics."""
+    engine = sa.create_engine(url)
+    query = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    with engine.connect() as connection:
+        found = int(connection.scalar(sa.text(query)) or 0)
+    engine.dispose()
+    return found
 
 
 def _listed(counts: Counter[str]) -> str:

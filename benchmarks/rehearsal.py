@@ -4,7 +4,8 @@
     make rehearsal N=100000 LEDGER=postgres HOME_AT=s3 WORKERS=2
 
 prints what pipeline and simulator took apart, the calls to the API, and the throughput that the
-queue allows at given turnarounds; of a bucket and a PostgreSQL ledger the requests and the rows.
+queue allows at given turnarounds; of a bucket the requests by kind, of a PostgreSQL ledger rows
+and transactions.
 Several workers are processes on one night, each with a temporary folder of its own. The input is
 written first, and all of it is removed afterwards.
 """
@@ -94,7 +95,10 @@ def rehearse(options: argparse.Namespace, folder: Path) -> None:
         places(options.home_at, options.ledger) as where,
     ):
         environ = environment(url, folder / "home", jobs, max_queued_requests=options.queue_limit)
-        peaks = [Peak(folder / "home"), Peak(folder / "simulator")]
+        # With a home in a bucket the workers keep in folders of their own what they work on.
+        ours_at = [folder / f"worker-{number}" for number in range(options.workers)]
+        kept_at = [] if options.home_at == "s3" else [folder / "home"]
+        peaks = [Peak(path) for path in (folder / "simulator", *kept_at, *ours_at)]
         with _watched(peaks):
             ours = _worked(options.workers, environ | where.environ, folder)
         where.show()
@@ -132,12 +136,16 @@ def _worked(workers: int, environ: dict[str, str], folder: Path) -> Usage:
 def _show(
     count: int, ours: Any, peaks: list[Peak], theirs: float, memory: float, books: dict[str, Any]
 ) -> None:
-    home, simulator = (peak.bytes / 1e9 for peak in peaks)
+    simulator, *ours_at = (peak.bytes / 1e9 for peak in peaks)
     print(f"\n  {'':12}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'disk GB':>9}")
     print(
-        f"  {'pipeline':12}{ours.seconds:9.0f}{ours.cpu_seconds:9.0f}{ours.peak_mb:9.0f}{home:9.2f}"
+        f"  {'pipeline':12}{ours.seconds:9.0f}{ours.cpu_seconds:9.0f}{ours.peak_mb:9.0f}"
+        f"{sum(ours_at):9.2f}"
     )
     print(f"  {'simulator':12}{'':9}{theirs:9.0f}{memory / 1e6:9.0f}{simulator:9.2f}")
+    print(
+        f"  disk: {', '.join(f'{peak.folder.name} {peak.bytes / 1e6:,.0f} MB' for peak in peaks)}"
+    )
     calls = books["calls"]
     print(f"  calls to the API: {sum(calls.values()):,} ({_listed(calls)})")
     print(f"  batches: {books['batches_created']:,}, highest queue: {books['highest_queue']:,}")
