@@ -9,7 +9,7 @@ written, the message is sent all the same.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -86,27 +86,30 @@ def recorded(
     step: str,
     by: str,
     asks: bool = False,
-    apart: tuple[type[Exception], ...] = (),
+    apart: Callable[[Exception], bool] = lambda _: False,
+    is_done: bool = True,
 ) -> Iterator[None]:
     """Record, tell and raise again an error that ends the block, which is a step of a night; take
     away the failure of an earlier such step where it ends well.
 
-    `by` says which run or person it is, `asks` that the night's submission is wanted. Errors of the
-    types `apart` concern the run alone: they are neither recorded nor an end that is well.
+    `by` says which run or person it is, `asks` that the night's submission is wanted. Errors that
+    are `apart` concern the run alone: they are not recorded. Without `is_done` the block is a part
+    of the step, which overcomes no failure of the other parts.
     """
     with logs.context(job=spec.name, partition=partition):
         try:
             yield
-        except apart:
-            raise
         except Exception as error:
+            if apart(error):
+                raise
             try:
                 record(pipeline, spec, partition, error, step=step, by=by, asks=asks)
             except Exception as problem:  # noqa: BLE001  # the error itself is what counts
                 _tell_without_ledger(pipeline, spec, partition, error, problem)
             raise
-        with contextlib.suppress(Exception):  # the step has done its work
-            _clear(pipeline, spec, partition, step)
+        if is_done:
+            with contextlib.suppress(Exception):  # the step has done its work
+                _clear(pipeline, spec, partition, step)
 
 
 def record(

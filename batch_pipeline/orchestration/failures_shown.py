@@ -34,8 +34,13 @@ def failing_clearly() -> Iterator[None]:
         try:
             yield
         except BatchPipelineError as error:
-            passing = isinstance(error, ApiError | StorageError)
-            raise dg.Failure(str(error), allow_retries=passing) from None
+            raise dg.Failure(str(error), allow_retries=may_pass(error)) from None
         except ApiFailure as failure:
             message = f"The API did not answer: {failure}"
             raise dg.Failure(message, allow_retries=True) from None
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a step is tried again after an error, where its asset has retries: what is wrong with
+    input or declaration does not pass by itself."""
+    return not isinstance(error, BatchPipelineError) or isinstance(error, ApiError | StorageError)

@@ -86,6 +86,15 @@ def op_name(job: str, work: str, part: Part | None = None) -> str:
     return f"{job}__{work}" + ("" if part is None else f"_{part}")
 
 
+def work_of(job: str, op: str) -> tuple[str, Part | None]:
+    """What an op does: the inverse of `op_name`."""
+    work = op.removeprefix(op_name(job, ""))
+    for part in Part:
+        if work.endswith(f"_{part}"):
+            return work.removesuffix(f"_{part}"), part
+    return work, None
+
+
 def dagster_job(job: str, kind: Kind) -> str:
     return f"{job}_{kind}"
 

@@ -1,8 +1,8 @@
-"""What the sensor reads of Dagster's runs: which are unfinished, and how earlier ones ended."""
+"""What is read of Dagster's runs: what they execute, which are unfinished, how others ended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import dagster as dg
 
@@ -17,6 +17,7 @@ from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
+    op_name,
 )
 
 UNFINISHED = [
@@ -60,6 +61,21 @@ def _kinds(run: dg.DagsterRun, job: str) -> list[Kind]:
         return [Kind(run.tags[KIND_TAG])]
     selected = run.asset_selection or ()
     return [kind for kind in Kind if any(asset_key(job, name) in selected for name in ASSETS[kind])]
+
+
+def selected_of(run: dg.DagsterRun, chosen: Collection[dg.AssetKey], job: str) -> list[str]:
+    """The submitting assets of a run whose Dagster job has the assets `chosen`."""
+    only = run.step_keys_to_execute
+    return [
+        name
+        for name in ASSETS[Kind.SUBMIT]
+        if asset_key(job, name) in chosen and (not only or _has_step_of(only, op_name(job, name)))
+    ]
+
+
+def _has_step_of(steps: Collection[str], op: str) -> bool:
+    """Whether one of a run's steps is an asset's, or one of those that its work is spread over."""
+    return any(step == op or step.startswith(f"{op}.") for step in steps)
 
 
 def submission_asked(instance: dg.DagsterInstance, job: str, partition: str, since: float) -> bool:

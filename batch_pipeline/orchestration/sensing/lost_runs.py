@@ -39,6 +39,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
+from batch_pipeline.orchestration.runs import selected_of
 from batch_pipeline.orchestration.sensing.run_requests import lost_rest
 
 FAILURE_REASON_TAG = "dagster/failure_reason"
@@ -279,10 +280,9 @@ def _launched(
 
 
 def _selected(run: dg.DagsterRun, job: str) -> tuple[str, ...]:
-    names = ASSETS[Kind.SUBMIT]
-    if not run.asset_selection:
-        return names
-    return tuple(name for name in names if asset_key(job, name) in run.asset_selection)
+    """The assets of a run of the submission; executed again from a failure, it may have few."""
+    every = [asset_key(job, name) for name in ASSETS[Kind.SUBMIT]]
+    return tuple(selected_of(run, run.asset_selection or every, job))
 
 
 def _request(job: str, repeat: Repeat) -> dg.RunRequest:

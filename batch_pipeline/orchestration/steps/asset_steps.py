@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -21,11 +21,10 @@ from batch_pipeline.jobs.partitions.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
-from batch_pipeline.orchestration import failures_shown, run_tags
+from batch_pipeline.orchestration import failures_shown, run_tags, runs
 from batch_pipeline.orchestration.dagster_partitions import partitions_definition
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
-    ASSETS,
     BACKFILL_TAG,
     FAILED_TAG,
     FOLLOW_UP_TAG,
@@ -36,8 +35,8 @@ from batch_pipeline.orchestration.names import (
     USER_TAG,
     Kind,
     Part,
-    asset_key,
     op_name,
+    work_of,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.safe_text import SafeLogger
@@ -98,16 +97,23 @@ def _recorded(
     has not failed yet."""
     again = context.op_def.retry_policy
     retried = again is not None and context.op_execution_context.retry_number < again.max_retries
+    work, part = work_of(spec.name, context.op_def.name)
+
+    def is_of_run(error: Exception) -> bool:
+        return isinstance(error, dg.Failure) or (retried and failures_shown.may_pass(error))
+
     with (
         logs.context(run=context.run.run_id),
         failures.recorded(
             pipeline,
             spec,
             partition,
-            step=context.op_execution_context.op.name.removeprefix(f"{spec.name}__"),
+            step=work,
             by=f"run {context.run.run_id}",
             asks=SUBMITTED_BATCHES in selected_assets(context, spec.name),
-            apart=(Exception,) if retried else (dg.Failure,),
+            apart=is_of_run,
+            # A run over a range is not spread: its first step does it all.
+            is_done=part in (None, Part.END) or not context.has_partition_key,
         ),
     ):
         yield
@@ -203,10 +209,11 @@ def open_night(
 
 def _is_first(context: dg.AssetExecutionContext, spec: JobSpec) -> bool:
     """Whether a step is the first of its asset in its run."""
-    if not context.op_def.name.endswith(f"_{Part.END}") or spec.spread == 1:
+    work, part = work_of(spec.name, context.op_def.name)
+    if part is not Part.END:
         return True
     # Executed again from a failure, a run may have the end alone.
-    begins = context.op_def.name.removesuffix(Part.END) + Part.BEGIN
+    begins = op_name(spec.name, work, Part.BEGIN)
     only = context.run.step_keys_to_execute or [begins]
     return not any(key.endswith(begins) for key in only)
 
@@ -245,19 +252,4 @@ def require_input(night: Night) -> None:
 
 def selected_assets(context: dg.AssetExecutionContext, job: str) -> list[str]:
     """The submitting assets that a run executes, in their order."""
-    return selected_of(context.run, context.job_def.asset_layer.selected_asset_keys, job)
-
-
-def selected_of(run: dg.DagsterRun, chosen: Collection[dg.AssetKey], job: str) -> list[str]:
-    """The submitting assets of a run whose Dagster job has the assets `chosen`."""
-    only = run.step_keys_to_execute
-    return [
-        name
-        for name in ASSETS[Kind.SUBMIT]
-        if asset_key(job, name) in chosen and (not only or _has_step_of(only, op_name(job, name)))
-    ]
-
-
-def _has_step_of(steps: Collection[str], op: str) -> bool:
-    """Whether one of a run's steps is an asset's, or one of those that its work is spread over."""
-    return any(step == op or step.startswith(f"{op}.") for step in steps)
+    return runs.selected_of(context.run, context.job_def.asset_layer.selected_asset_keys, job)

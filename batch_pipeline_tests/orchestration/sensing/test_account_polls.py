@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
@@ -78,29 +79,38 @@ def test_an_account_that_fails_is_told_and_the_others_are_polled(
 
 
 def test_an_account_that_hangs_holds_up_no_other(
-    sim: Simulator,
-    open_pipeline: OpenPipeline,
-    spec: JobSpec,
-    monkeypatch: pytest.MonkeyPatch,
+    open_pipeline: OpenPipeline, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor the tick: what it learns later is in the ledger for the next one."""
-    monkeypatch.setattr(account_polls, "POLL_SECONDS", 0.5)
-    sim.set_faults(
-        Faults.of(
-            outages=[{"fault": {"kind": "normal", "delay_before": 3}, "keys": [KEYS["south"]]}]
-        )
-    )
+    answers = threading.Event()
+    ask = steps.poll_account
+
+    def ask_later(pipeline: Pipeline, account: str) -> None:
+        if account == "simulator.south":
+            answers.wait()
+        ask(pipeline, account)
+
+    monkeypatch.setattr(steps, "poll_account", ask_later)
+    monkeypatch.setattr(account_polls, "POLL_SECONDS", 0.6)
     found = account_polls.poll(open_pipeline, spec)
-    assert found.troubles == ["account south: the API did not answer within 0 s"]
-    assert by_account(open_pipeline)["simulator.north_a"] is State.ENDED
+    assert found.by_account["south"].trouble == "the API did not answer within 1 s"
+    wait_for_poll("north_a")
+    assert by_account(open_pipeline) == {
+        "simulator.north_a": State.ENDED, "simulator.south": State.ACCEPTED,
+    }  # fmt: skip
     again = account_polls.poll(open_pipeline, spec)
-    assert again.troubles == ["account south: the API has not answered the last poll yet"]
+    assert again.by_account["south"].trouble == "the API has not answered the last poll yet"
     assert not again.useless
-    sim.set_faults(Faults())
-    for thread in threading.enumerate():
-        if thread.name.startswith("poll-"):
-            thread.join()
+    answers.set()
+    wait_for_poll("")
     assert by_account(open_pipeline)["simulator.south"] is State.ENDED
+
+
+def wait_for_poll(account: str) -> None:
+    """Until the polls of an account are over, or of all accounts."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("poll-") and thread.name.endswith(account):
+            thread.join()
 
 
 def test_sensor_and_assets_tell_of_each_account(

@@ -17,6 +17,7 @@ from batch_pipeline.orchestration.names import (
     REPEATS_TAG,
     USER_TAG,
     Kind,
+    asset_key,
     dagster_job,
 )
 from batch_pipeline.orchestration.sensing import lost_runs
@@ -186,6 +187,26 @@ def test_what_a_person_gave_along_holds_for_the_run_in_its_place(
     job.instance.report_run_failed(_begun(job, nights[0], given))
     [request] = job.tick().run_requests
     assert request.tags.items() >= given.items()
+
+
+def test_a_run_that_was_executed_again_from_a_failure_is_repeated_from_there(
+    nightly: MakeNightly, nights: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The input is not taken again: that is for a person to ask for."""
+    monkeypatch.setattr(lost_runs, "lost_rest", lambda _: 0.0)
+    job = nightly()
+    begun = _begun(job, nights[0])
+    again = dg.DagsterRun(
+        begun.job_name,
+        tags=begun.tags,
+        root_run_id=begun.run_id,
+        parent_run_id=begun.run_id,
+        step_keys_to_execute=["review__submitted_batches"],
+    )
+    job.instance.report_run_failed(begun)
+    job.instance.report_run_failed(job.instance.add_run(again))
+    [request] = job.tick().run_requests
+    assert request.asset_selection == [asset_key("review", "submitted_batches")]
 
 
 def test_a_run_that_died_unnoticed_is_reported_and_asked_for_again(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -11,6 +13,8 @@ from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import night_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights as nights_of
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration.definitions import spread
 from batch_pipeline.orchestration.definitions.build import build_batch_job
@@ -150,3 +154,31 @@ def test_what_is_wrong_with_the_input_ends_the_run_at_once(
         step("input_dataset", Part.SHARE, number) for number in (1, 2)
     }
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+def test_what_one_share_finds_wrong_stays_known_until_the_input_is_taken(
+    nightly: MakeNightly, nights: list[str], environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = night_input.read_share
+    shares = iter(range(9))
+
+    def first_is_wrong(pipeline: Pipeline, spec: JobSpec, night: Night) -> int:
+        if not next(shares):
+            raise InputDataError("line 7 is no JSON")
+        return read(pipeline, spec, night)
+
+    monkeypatch.setattr(night_input, "read_share", first_is_wrong)
+    job = nightly(**SPREAD)
+    ended = [event for event in job.launch(nights[0]).all_events if event.is_step_success]
+    assert step("input_dataset", Part.SHARE, 2) in [event.step_key for event in ended]
+    [found] = failures(environment)
+    assert found is not None
+    assert (found["step"], found["reason"]) == ("input_dataset", "line 7 is no JSON")
+    # The shares have read everything: the run that follows starts none.
+    assert job.launch(nights[0]).success
+    assert failures(environment) == [None]
+
+
+def failures(home: Path) -> list[dict[str, Any] | None]:
+    with Ledger(f"sqlite:///{home}/ledger.sqlite") as ledger, ledger.read() as connection:
+        return [night.failure for night in nights_of.list_nights(connection)]
