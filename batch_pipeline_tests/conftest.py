@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,12 +15,6 @@ from batch_pipeline_tests.databases import emptied, running_postgres
 from batch_pipeline_tests.support import Faults, settings
 
 MakePipeline = Callable[..., Pipeline]
-
-
-def pytest_collection_finish() -> None:
-    """What is loaded and collected by now stays to the end: 600,000 objects, through which Python
-    would look again with each full collection, for 7 % of the CPU of all tests."""
-    gc.freeze()
 
 
 @pytest.fixture
