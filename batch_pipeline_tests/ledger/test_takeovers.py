@@ -20,7 +20,13 @@ from batch_pipeline.ledger import accounts, nights, shards, submissions, takeove
 from batch_pipeline.ledger.admission import admission, budget
 from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender, Waiting
 from batch_pipeline.ledger.admission.budget import Ceilings, Money, Spending
-from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Kind, NightState
+from batch_pipeline.ledger.admission.night_state import (
+    OPEN_GATES,
+    ClosedGate,
+    Gates,
+    Kind,
+    NightState,
+)
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
@@ -173,6 +179,26 @@ def test_what_was_reserved_last_month_makes_no_room_in_this_one(
         waiting = claimed(connection, night, limits)
         assert isinstance(waiting, Waiting)
         assert "$10.00 more than is left" in str(waiting)
+
+
+def test_a_closed_gate_is_in_the_way_and_real_time_begins_once(
+    ledger: Ledger, clock: Clock
+) -> None:
+    limits = under(1_000)
+    closed = Gates(breaker=ClosedGate("5 of 10 failed"))
+    with ledger.write() as connection:
+        night = a_night(connection, 10, 10)
+        first, second = (accepted(connection, night, limits) for _ in range(2))
+        refused = admission.reserve_takeover(
+            connection, night, first, Decimal(20), limits, lambda *_: closed
+        )
+        assert refused is not None
+        assert refused.kind is Kind.BREAKER_OPEN
+        began = clock.at
+        for batch in (first, second):
+            assert reserve(connection, night, batch, limits) is None
+            clock.at += 10
+        assert nights.get_night(connection, night.id).realtime_since == began
 
 
 def test_what_does_not_fit_is_not_cancelled(ledger: Ledger) -> None:
