@@ -371,6 +371,8 @@ def test_calls_of_an_account_that_left_the_job_are_closed(ledger: Ledger, clock:
         assert admission.close_abandoned_calls(connection, night, "me") == 1
         assert submissions.get(connection, left.submission.id).state is State.ENDED
         assert submissions.get(connection, stays.submission.id).state is State.CALLING
+        nights.update_night(connection, night.id, held_at=1.0)
+        assert admission.close_abandoned_calls(connection, night, "me") == 1
 
 
 def test_limits_of_several_senders() -> None:

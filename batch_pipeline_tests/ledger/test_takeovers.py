@@ -115,6 +115,20 @@ def test_the_real_time_price_is_reserved_from_the_cancel_to_the_claim(ledger: Le
         assert spent(connection, night, limits) == Spending(Decimal(2), Decimal(12))
 
 
+def test_whose_take_overs_count(ledger: Ledger) -> None:
+    limits, month = under(1_000), Ceilings(job_month=Decimal(1_000))
+    with ledger.write() as connection:
+        night = a_night(connection, 10)
+        batch = accepted(connection, night, limits)
+        assert reserve(connection, night, batch, limits) is None
+        for job, expected in (("job", 30), ("other", 0)):
+            another = a_night(connection, 10, job=job, partition="2026-01-03")
+            [(_, _, found)] = budget.spendings(connection, another, month)
+            assert found.reserved == expected
+        assert budget.account_month(connection, ACCOUNT).reserved == 30
+        assert budget.account_month(connection, "second").reserved == 0
+
+
 def test_each_shard_uses_its_part_of_the_reservation_up(ledger: Ledger) -> None:
     limits = under(60)
     with ledger.write() as connection:
@@ -125,6 +139,7 @@ def test_each_shard_uses_its_part_of_the_reservation_up(ledger: Ledger) -> None:
         night = nights.get_night(connection, night.id)
         planned = [a_shard(requests, "realtime") for requests in (4, 16)]
         assert shards.add_shards(connection, night, planned, open_requests=0)
+        assert isinstance(claimed(connection, night, under(39)), Waiting), "lowered meanwhile"
         assert isinstance(claimed(connection, night, limits), Intent)
         assert left_usd(connection, night) == 32
         assert spent(connection, night, limits).reserved == 40
