@@ -44,10 +44,13 @@ def test_after_a_signal_in_the_middle_of_a_night(program: Program, simulator: Si
     simulator.hold()
     job = program.declare("review", documents(8), limits={"max_requests_per_batch": 5})
     before = set(simulator.books.contents)
-    with program.start("run", job) as process:
+    with program.start("run", job, "--json") as process:
         until(lambda: len(set(simulator.books.contents) - before) == 8)
         process.send_signal(signal.SIGTERM)
-        assert finished(process).code == 130
+        ended = finished(process)
+    assert (ended.code, ended.error["code"]) == (130, "interrupted")
+    assert "run the same command again" in ended.err
+    assert "Traceback" not in ended.err
     restored = copied_alone(program)
 
     simulator.release()

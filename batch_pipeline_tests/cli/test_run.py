@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.simulator import Simulator
-from batch_pipeline_tests.cli.program import KEY, Program, documents, finished
+from batch_pipeline_tests.cli.program import KEY, Program, documents
 from batch_pipeline_tests.end_to_end.plain_api import running_plain_api
-from batch_pipeline_tests.support import accepted_twice, until
+from batch_pipeline_tests.support import accepted_twice
 
 REPORTED = {
     *("job", "partition", "items", "succeeded", "dead_letter", "filtered", "batches"),
@@ -34,11 +34,12 @@ def bought_twice(simulator: Simulator) -> Callable[[], set[str]]:
     return lambda: set(accepted_twice(simulator)) - before
 
 
-def test_a_night_to_its_end(program: Program) -> None:
+def test_a_night_to_its_end(program: Program, caplog: pytest.LogCaptureFixture) -> None:
     rows = [*documents(40), {"id": "null", "text": None}]
     job = program.declare("review", rows, pilot={"size": 4, "max_error_rate": 1})
 
-    ended = program.process("run", job, "--json")
+    with caplog.at_level(logging.INFO):
+        ended = program("run", job, "--json")
 
     assert ended.code == 0, ended.err
     night = ended.document
@@ -53,7 +54,7 @@ def test_a_night_to_its_end(program: Program) -> None:
     assert night["realtime_cost_usd"] > 0, "the pilot goes in real time"
     assert f"Home: {program.home}" in ended.err
     assert "Account: simulator" in ended.err
-    assert "100% complete: 41 of 41 items" in ended.err
+    assert "100% complete: 41 of 41 items" in caplog.text
 
     report = program("report", job, "--json", ANTHROPIC_API_KEY=None)
     assert (report.code, report.document) == (0, night)
@@ -136,28 +137,6 @@ def test_a_cancelled_night_rests_until_it_is_resumed(
     [night] = program("status", job, "--json").document["nights"]
     assert [action["kind"] for action in night["actions"]] == ["cancel", "resume"]
     assert "@" in night["actions"][0]["done_by"]
-
-
-def test_an_interrupt_ends_a_run_and_the_next_goes_on(
-    program: Program, simulator: Simulator, bought_twice: Callable[[], set[str]]
-) -> None:
-    simulator.hold()
-    job = program.declare("review", documents(25), limits={"max_requests_per_batch": 15})
-    before = len(simulator.books.contents)
-
-    with program.start("run", job, "--json") as process:
-        until(lambda: len(simulator.books.contents) == before + 25)
-        process.send_signal(signal.SIGINT)
-        ended = finished(process)
-    assert ended.code == 130
-    assert ended.error["code"] == "interrupted"
-    assert "run the same command again" in ended.err
-    assert "Traceback" not in ended.err
-
-    simulator.release()
-    again = program("run", job, "--json")
-    assert (again.code, again.document["succeeded"]) == (0, 25)
-    assert not bought_twice()
 
 
 def test_the_api_itself_is_billed_and_said_to_be(tmp_path: Path) -> None:

@@ -10,14 +10,12 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-import batch_pipeline_tests.folder_as_bucket  # noqa: F401  # homes with `bucket://`
 from batch_pipeline.api import client  # noqa: F401  # loaded before the forks
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -28,19 +26,13 @@ from batch_pipeline_tests.support import PARTITION, job, settings
 
 @dataclass(frozen=True)
 class Plan:
-    """Kill one process after each delay (seconds), then let `together` run to the end."""
+    """Redrive dead letters in processes of which each but the last dies right after its first call
+    of one of these functions ("module.function"); the last runs to the end."""
 
     url: str
     source: str
     home: str
-    kill_after: tuple[float, ...] = ()
-    together: int = 1
-    pilot: int = 0
-    ledger_url: str = ""
-    # Redrive dead letters first; each process but the last dies right after its first call of one
-    # of these functions ("module.function").
-    redrive: bool = False
-    die_after: tuple[str, ...] = ()
+    die_after: tuple[str, ...]
 
 
 def main() -> int:
@@ -53,17 +45,11 @@ def main() -> int:
 
 def _carry_out(plan: Plan) -> dict[str, Any]:
     killed = 0
-    for delay in plan.kill_after:
-        child = _fork(plan)
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        killed += os.WIFSIGNALED(status)
     for function in plan.die_after:
         _, status = os.waitpid(_fork(plan, function), 0)
         killed += os.WIFSIGNALED(status)
-    codes = [os.waitpid(child, 0)[1] for child in [_fork(plan) for _ in range(plan.together)]]
-    return {"killed": killed, "codes": codes}
+    _, code = os.waitpid(_fork(plan), 0)
+    return {"killed": killed, "code": code}
 
 
 def _die_after(function: str) -> None:
@@ -83,19 +69,17 @@ def _fork(plan: Plan, die_after: str | None = None) -> int:
         code = 1
         os.environ |= {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": plan.url}
         try:
-            changes = {"ledger_url": plan.ledger_url} if plan.ledger_url else {}
-            night = settings(plan.home, lease_seconds=0.4, reconcile_seconds=0.4, **changes)
+            night = settings(plan.home, lease_seconds=0.4, reconcile_seconds=0.4)
             spec = job(
                 Path(plan.source),
                 limits={"max_requests_per_batch": 6},
-                pilot={"size": plan.pilot, "via": "batch", "max_error_rate": 1},
+                pilot={"size": 0, "max_error_rate": 1},
             )
             if die_after is not None:
                 _die_after(die_after)
-            if plan.redrive:
-                # Refused where a former process had recorded it: `run` goes on with it.
-                with contextlib.suppress(UsageError):
-                    redrive(Pipeline(night), spec, PARTITION)
+            # Refused where a former process had recorded it: `run` goes on with it.
+            with contextlib.suppress(UsageError):
+                redrive(Pipeline(night), spec, PARTITION)
             code = 0 if run(Pipeline(night), spec, PARTITION).complete else 2
         except BaseException as error:
             sys.stderr.write(f"{type(error).__name__}: {error}\n")

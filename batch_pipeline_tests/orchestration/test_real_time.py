@@ -73,7 +73,6 @@ def test_a_run_that_is_terminated_waits_for_its_calls_and_the_next_goes_on(
 
     faults.on_request = lambda _: None
     assert job.launch(nights[0]).success
-    job.run_to_the_end(nights[0])
     assert sim.books.billed_requests == 40
     assert sim.books.billed_more_than_once == []
 
@@ -113,5 +112,4 @@ def test_after_a_termination_nothing_is_sent_until_somebody_launches_it_again(
     assert sim.books.billed_requests == answered < 40
 
     assert job.launch(nights[0]).success
-    job.run_to_the_end(nights[0])
     assert sim.books.billed_requests == 40
