@@ -13,7 +13,7 @@
     │  └─ AccountPausedError          exit code 4, "account"
     ├─ ApiError                       exit code 1, "api"
     │  ├─ ApiUnavailableError         exit code 1, "api"
-    │  └─ ResultsIncompleteError      exit code 1, "results_incomplete"; flow/results/judging/
+    │  └─ ResultsIncompleteError      exit code 1, "results_incomplete"; judging/odd_lines.py
     └─ WorkerDiedError                flow/dataset/process_pool.py
 
 A message says what happened, to which job, partition and item, and what to do. Each class has the

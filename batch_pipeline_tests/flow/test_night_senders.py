@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api import client
-from batch_pipeline.errors import AccountError, UsageError
+from batch_pipeline.errors import AccountError, ApiUnavailableError, UsageError
 from batch_pipeline.flow import failures, steps
 from batch_pipeline.flow.connections import Apis
 from batch_pipeline.flow.pipeline import Pipeline
@@ -454,7 +454,7 @@ def test_each_account_is_told_for_its_own_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where none can be used: the error of the run is that of the first."""
+    """Where none can be used: the error of the run is that of one whose API may answer again."""
     monkeypatch.setattr(client, "READ_PAUSES", ())
     nowhere = "base_url: http://127.0.0.1:9"
     [first, second] = NORTH_AND_SOUTH.splitlines()
@@ -463,7 +463,7 @@ def test_each_account_is_told_for_its_own_reason(
     sim.set_faults(DeclaredFaults.of(outages=[revoked]))
     pipeline, spec = make_pipeline(accounts=file), of_two(tmp_path, 5)
     with (
-        pytest.raises(AccountError, match="account a: "),
+        pytest.raises(ApiUnavailableError, match="account b: "),
         failures.recorded(pipeline, spec, PARTITION, step=failures.WHOLE, by="me"),
     ):
         run(pipeline, spec, PARTITION, wait=False)

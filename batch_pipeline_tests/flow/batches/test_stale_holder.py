@@ -13,7 +13,8 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RealtimeSpec
 from batch_pipeline.ledger import shards, submissions
 from batch_pipeline.ledger.admission import admission
-from batch_pipeline.ledger.admission.admission import Limits, Waiting
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State
@@ -50,11 +51,13 @@ def test_it_asks_nothing_more_once_its_lease_is_lost(
         if request.url.path == "/v1/messages":
             calls += 1
             if calls == 1:
+                [account] = night.sent_by
+                limits = Limits((Sender(account, account, 10_000),), None, LEASE_SECONDS)
                 with other.ledger.write() as connection:
                     connection.execute(tables.submission.update().values(lease_until=0.0))
                     [shard] = shards.list_shards(connection, night.id, ShardState.CLAIMED)
-                    limits = Limits((), None, LEASE_SECONDS)
-                    admission.begin_calls(connection, night, shard, "other", limits)
+                    begun = admission.begin_calls(connection, night, shard, "other", limits)
+                assert isinstance(begun, Intent)
                 time.sleep(2 * LEASE_SECONDS)
         return None
 
