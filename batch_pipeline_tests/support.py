@@ -23,12 +23,13 @@ from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, submissions, takeovers
+from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission.queue import Queue, Queues
 from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.ledger.takeovers import Takeover
+from batch_pipeline.ledger.submissions import submissions, takeovers
+from batch_pipeline.ledger.submissions.submissions import State, Submission
+from batch_pipeline.ledger.submissions.takeovers import Takeover
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.app import Hooks

@@ -16,7 +16,7 @@ from typing import Any
 import pypdfium2 as pdfium
 from PIL import Image
 
-from batch_pipeline.cli.commands.demo_pdfs import pdf_of
+from batch_pipeline.cli.demo.demo_pdfs import pdf_of
 from benchmarks.corpus import declare, documents
 from benchmarks.measure import PIPELINE, Usage, environment, measured, parser, show, sink, verdict
 

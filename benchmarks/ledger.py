@@ -21,15 +21,8 @@ import sqlalchemy as sa
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import (
-    accounts,
-    nights,
-    shards,
-    snapshots,
-    submissions,
-    sums,
-    transitions,
-)
+from batch_pipeline.ledger import nights, shards, snapshots, sums
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender
 from batch_pipeline.ledger.admission.night_state import Gates
@@ -38,6 +31,7 @@ from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import NewShard, Shard
 from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.submissions import submissions, transitions
 from batch_pipeline.ledger.sums import Counts
 from benchmarks.measure import parser, verdict
 

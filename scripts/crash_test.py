@@ -6,8 +6,8 @@
 
 Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
 named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
-the exit code is 1. What is checked stands in `batch_pipeline_tests/end_to_end/crash_books.py`, what
-it shows in `docs/crash-safety.md`.
+the exit code is 1. What is checked stands in
+`batch_pipeline_tests/end_to_end/crashes/crash_books.py`, what it shows in `docs/crash-safety.md`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ sys.path.insert(0, str(ROOT))
 
 from batch_pipeline_tests.databases import emptied, running_postgres  # noqa: E402
 from batch_pipeline_tests.end_to_end.celery_machines import running_redis  # noqa: E402
-from batch_pipeline_tests.end_to_end.crash_books import Figures  # noqa: E402
-from batch_pipeline_tests.end_to_end.crash_dagster import hunted_under_dagster  # noqa: E402
-from batch_pipeline_tests.end_to_end.crash_documents import KEPT, REFERENCE  # noqa: E402
-from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere  # noqa: E402
-from batch_pipeline_tests.end_to_end.crash_hurried import (  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_books import Figures  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_dagster import hunted_under_dagster  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_documents import KEPT, REFERENCE  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_elsewhere import hunted_elsewhere  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_hurried import (  # noqa: E402
     hunted_before_deadline,
     hunted_in_real_time,
 )
-from batch_pipeline_tests.end_to_end.crash_nights import (  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_nights import (  # noqa: E402
     caching_of,
     hunted,
     killed_at,
     ledger_lost,
     reading_killed_at,
 )
-from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
-from batch_pipeline_tests.end_to_end.crash_spread import hunted_over_a_bucket  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_processes import Forks, forking  # noqa: E402
+from batch_pipeline_tests.end_to_end.crashes.crash_spread import hunted_over_a_bucket  # noqa: E402
 
 BLOWS = 25
 DAGSTER_BLOWS = 8

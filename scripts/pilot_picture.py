@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from batch_pipeline.cli.commands.demo import PDF_JOB
-from batch_pipeline.cli.commands.demo_pdfs import make_pdfs
+from batch_pipeline.cli.demo.demo_pdfs import make_pdfs
 from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.pilot.page import SUFFIX
 from batch_pipeline.flow.pipeline import Pipeline

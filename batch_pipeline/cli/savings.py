@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from batch_pipeline.cli.tables import SafeConsole, plain_table
-from batch_pipeline.reporting.avoided import (
+from batch_pipeline.reporting.report.avoided import (
     Avoided,
     Cascade,
     asked_otherwise,

@@ -17,7 +17,7 @@ from batch_pipeline.flow.status.never_begun import NeverBegun
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.alerts import Alert
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.safe_text import one_line
 from batch_pipeline.settings import Settings
 from batch_pipeline.wording import duration, iso_or_none, usd

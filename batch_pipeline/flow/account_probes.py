@@ -12,12 +12,14 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import BatchPipelineError, UsageError
-from batch_pipeline.flow import organisation_limits, outage
+from batch_pipeline.flow import organisation_limits
 from batch_pipeline.flow.concurrency import map_in_threads
 from batch_pipeline.flow.connections import UNUSABLE, Connected
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, submissions
+from batch_pipeline.flow.status import outage
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.submissions import submissions
 
 # Accounts that are asked at the same time: each waits for an API that may not answer.
 AT_ONCE = 8

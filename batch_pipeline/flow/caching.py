@@ -40,7 +40,7 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import LIVE, State
+from batch_pipeline.ledger.submissions.submissions import LIVE, State
 from batch_pipeline.pricing.tokens import LIFETIME_SECONDS, Lifetime
 from batch_pipeline.safe_text import get_logger
 

@@ -15,10 +15,11 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.results.typed import rows
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, snapshots, submissions
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger import nights, snapshots
+from batch_pipeline.ledger.accounts.accounts import Account
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import submissions
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,14 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError, StorageError
 from batch_pipeline.flow import paths
-from batch_pipeline.ledger import nights, snapshots, submissions
+from batch_pipeline.ledger import nights, snapshots
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.home import identity
 from batch_pipeline.ledger.home.identity import Identity, Sent
-from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
-from batch_pipeline.ledger.submissions import LIVE, State
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.listed_batches import LATE_WATCH_SECONDS
+from batch_pipeline.ledger.submissions.submissions import LIVE, State
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import is_simulated
 from batch_pipeline.storage.files import Files

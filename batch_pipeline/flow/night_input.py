@@ -32,7 +32,7 @@ from batch_pipeline.jobs.partitions import due_times
 from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, readings
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.accounts.accounts import Account
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.readings import Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot

@@ -18,8 +18,8 @@ from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.accounts_file import Accounts
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts as rows
 from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.accounts import accounts as rows
 from batch_pipeline.ledger.admission import senders
 from batch_pipeline.ledger.admission.queue import queue_limit
 from batch_pipeline.ledger.admission.senders import Sender

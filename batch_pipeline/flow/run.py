@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from batch_pipeline.api.failures import refuses_account, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, AccountPausedError, BatchPipelineError
-from batch_pipeline.flow import found_input, night_input, outage, steps
+from batch_pipeline.flow import found_input, night_input, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state, warnings
+from batch_pipeline.flow.status import alerts, night_state, outage, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.admission import admission

@@ -14,7 +14,7 @@ from typing import Any
 from batch_pipeline import telemetry
 from batch_pipeline.api.failures import most_hopeful
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import caching, night_input, organisation_limits, outage, publishing
+from batch_pipeline.flow import caching, night_input, organisation_limits, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
@@ -29,19 +29,12 @@ from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.realtime import calls
 from batch_pipeline.flow.results import claims, results_folder, standing
 from batch_pipeline.flow.reuse import copies, twins
+from batch_pipeline.flow.status import outage
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import (
-    accounts,
-    listed_batches,
-    nights,
-    refusals,
-    shards,
-    submissions,
-    transitions,
-    waits,
-)
+from batch_pipeline.ledger import nights, shards, waits
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Facts, Kind, state_of
@@ -50,6 +43,7 @@ from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import listed_batches, refusals, submissions, transitions
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.wording import duration
 

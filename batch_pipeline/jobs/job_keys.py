@@ -29,7 +29,7 @@ from batch_pipeline.jobs.in_dagster import (
     RunTags,
     Tags,
 )
-from batch_pipeline.jobs.inputs import InputSpec
+from batch_pipeline.jobs.input.inputs import InputSpec
 from batch_pipeline.jobs.outputs import OutputSpec
 from batch_pipeline.jobs.partitions.declared_partitions import BackfillSpec, Declared, either
 from batch_pipeline.jobs.prompts.per_row import PerRowSpec

@@ -19,7 +19,7 @@ from pydantic_core import ValidationError
 
 from batch_pipeline.jobs import parameters, thrift
 from batch_pipeline.jobs.declared_model import JsonObject, problem_with
-from batch_pipeline.jobs.inputs import CsvSpec, InputSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec, InputSpec
 from batch_pipeline.jobs.job_keys import JobKeys
 from batch_pipeline.jobs.outputs import OutputSpec
 from batch_pipeline.jobs.partitions import path_patterns

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts, submissions
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.shards import ShardState
-from batch_pipeline.ledger.submissions import LIVE, State, Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import LIVE, State, Submission
 from batch_pipeline.pricing.caching import describe_prefix, minimum_tokens
 
 

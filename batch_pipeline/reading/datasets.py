@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
+from batch_pipeline.flow.answers.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.storage.files import Files
 
 BATCH_ROWS = 10_000

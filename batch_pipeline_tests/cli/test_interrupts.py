@@ -15,9 +15,9 @@ import pytest
 
 from batch_pipeline.flow.batches.submission import SEVERAL_FROM_BYTES
 from batch_pipeline.flow.dataset.input_dataset import PROCESSES_FROM_BYTES
-from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.cli.program import KEY, Program, documents, finished
 

@@ -13,7 +13,7 @@ import pypdfium2 as pdfium
 import pytest
 
 from batch_pipeline.cli import output
-from batch_pipeline.cli.commands.demo_pdfs import PDFS, make_pdfs
+from batch_pipeline.cli.demo.demo_pdfs import PDFS, make_pdfs
 from batch_pipeline.settings import PACKAGED_JOBS
 from batch_pipeline_tests.cli.program import PROGRAM, Program, documents, finished
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking
+from batch_pipeline_tests.end_to_end.crashes.crash_processes import Forks, forking
 from batch_pipeline_tests.end_to_end.plain_api import PlainApi, running_plain_api
 from batch_pipeline_tests.support import settings
 

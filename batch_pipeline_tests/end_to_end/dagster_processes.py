@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from batch_pipeline_tests.end_to_end import crash_thrift
+from batch_pipeline_tests.end_to_end.crashes import crash_thrift
 from batch_pipeline_tests.support import documents, nightly_job, write_rows
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.storage.files import STAGING
 
 # Of a file: when it was changed last, and its size. Of a folder: its names.

@@ -14,8 +14,12 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.yaml_files.loading import load_jobs
 from batch_pipeline.orchestration.names import BACKFILL_TAG, RANGE_END_TAG, RANGE_START_TAG
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline_tests.end_to_end.crash_books import check_nights
-from batch_pipeline_tests.end_to_end.crash_dagster import SOONER, Hunt, is_of_a_complete_night
+from batch_pipeline_tests.end_to_end.crashes.crash_books import check_nights
+from batch_pipeline_tests.end_to_end.crashes.crash_dagster import (
+    SOONER,
+    Hunt,
+    is_of_a_complete_night,
+)
 from batch_pipeline_tests.end_to_end.dagster_processes import declare, running_dagster
 from batch_pipeline_tests.support import settings
 

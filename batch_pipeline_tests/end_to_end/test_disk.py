@@ -16,12 +16,12 @@ from batch_pipeline.errors import LedgerError, StorageError, UsageError
 from batch_pipeline.flow.batches import submission
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.storage import storage_errors
-from batch_pipeline_tests.end_to_end.crash_books import check
-from batch_pipeline_tests.end_to_end.crash_nights import PLAIN, a_night
-from batch_pipeline_tests.end_to_end.crash_processes import Work
+from batch_pipeline_tests.end_to_end.crashes.crash_books import check
+from batch_pipeline_tests.end_to_end.crashes.crash_nights import PLAIN, a_night
+from batch_pipeline_tests.end_to_end.crashes.crash_processes import Work
 from batch_pipeline_tests.end_to_end.durability import Durability
 from batch_pipeline_tests.support import PARTITION, submissions_of, write_rows
 

@@ -14,7 +14,7 @@ import pytest
 
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.end_to_end.celery_machines import running_redis
-from batch_pipeline_tests.end_to_end.crash_books import check_nights
+from batch_pipeline_tests.end_to_end.crashes.crash_books import check_nights
 from batch_pipeline_tests.end_to_end.spread_night import (
     DAY,
     QUEUE,

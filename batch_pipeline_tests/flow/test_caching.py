@@ -28,7 +28,7 @@ from batch_pipeline.ledger.admission.admission import NO_MARKS, Marks
 from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.answers.prompt_cache import PromptCache, Split, Work
 from batch_pipeline_tests.conftest import MakePipeline

@@ -17,7 +17,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.home import publications
 from batch_pipeline.ledger.nights import Night

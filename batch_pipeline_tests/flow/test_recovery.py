@@ -17,11 +17,11 @@ from anthropic.types.message_create_params import MessageCreateParamsNonStreamin
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.control.prune import prune
+from batch_pipeline.flow.control.redrive import redrive
 from batch_pipeline.flow.costs.cost_report import write_report
-from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.flow.recovery.recover import Recovered, recover
-from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec

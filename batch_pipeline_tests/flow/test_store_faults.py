@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import StorageError
-from batch_pipeline.flow import failures
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import failures
 from batch_pipeline.ledger import nights
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.storage import remote

@@ -10,17 +10,8 @@ import pytest
 from sqlalchemy import Connection
 
 from batch_pipeline.jobs.accounts_file import AccountNames
-from batch_pipeline.ledger import (
-    accounts,
-    listed_batches,
-    nights,
-    organisations,
-    shards,
-    snapshots,
-    takeovers,
-    transitions,
-    waits,
-)
+from batch_pipeline.ledger import nights, shards, snapshots, waits
+from batch_pipeline.ledger.accounts import accounts, organisations
 from batch_pipeline.ledger.admission import admission, budget, decision, queue
 from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender, Waiting
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES
@@ -29,7 +20,8 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.shards import Engine, NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions import listed_batches, takeovers, transitions
+from batch_pipeline.ledger.submissions.submissions import Submission
 
 ACCOUNT = "default"
 # Accounts of one owner and two organisations, and the ids of these.

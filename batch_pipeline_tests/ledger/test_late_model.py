@@ -22,7 +22,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from batch_pipeline.ledger import accounts, listed_batches, nights, shards, submissions, transitions
+from batch_pipeline.ledger import nights, shards
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES
@@ -30,7 +31,8 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
-from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger.submissions import listed_batches, submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, TELL_TIME, Clock, a_night, queue_of
 

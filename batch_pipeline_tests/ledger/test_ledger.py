@@ -12,13 +12,15 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, transitions
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.amounts import usd_of, usd_sum
 from batch_pipeline.ledger.database.backup import copy_ledger, sqlite_url
 from batch_pipeline.ledger.database.ledger import Ledger, now
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import a_night, a_shard, a_snapshot, accept, begun
 from batch_pipeline_tests.support import together

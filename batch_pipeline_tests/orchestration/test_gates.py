@@ -9,8 +9,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_pipeline.ledger import accounts
 from batch_pipeline.ledger import nights as ledger_nights
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.names import APPROVE_TAG, Kind, asset_key

@@ -18,7 +18,7 @@ import pytest
 from batch_pipeline import read_results, scan_results
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.schemas import RESULTS_SCHEMA
+from batch_pipeline.flow.answers.schemas import RESULTS_SCHEMA
 from batch_pipeline.reading import datasets
 from batch_pipeline.reading.datasets import PARTITION
 from batch_pipeline.storage.files import Files

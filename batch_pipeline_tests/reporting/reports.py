@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.pricing.tokens import TokenUsage
-from batch_pipeline.reporting.account_cost import AccountCost
-from batch_pipeline.reporting.avoided import Avoided
-from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Bins, Distribution
-from batch_pipeline.reporting.report import (
+from batch_pipeline.reporting.report.account_cost import AccountCost
+from batch_pipeline.reporting.report.avoided import Avoided
+from batch_pipeline.reporting.report.difference import Difference
+from batch_pipeline.reporting.report.report import (
     Costs,
     Duplicates,
     ModelUsage,

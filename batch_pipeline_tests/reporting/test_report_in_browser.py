@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.reporting import report_html
-from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.report import report_html
+from batch_pipeline.reporting.report.report import Report
 from batch_pipeline_tests.reporting import browser
 from batch_pipeline_tests.reporting.browser import Page
+from batch_pipeline_tests.reporting.report.test_report_pages import HUGE
 from batch_pipeline_tests.reporting.reports import EMPTY, FILTERED, REPORT
-from batch_pipeline_tests.reporting.test_report_pages import HUGE
 
 # Words of a chart that stick out of their picture, which would cut them off.
 CUT_OFF = """

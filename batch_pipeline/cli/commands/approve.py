@@ -12,7 +12,7 @@ from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.safe_text import one_line
 
 if TYPE_CHECKING:
-    from batch_pipeline.ledger.approvals import Approval
+    from batch_pipeline.ledger.control.approvals import Approval
     from batch_pipeline.ledger.nights import Night
 
 
@@ -25,7 +25,7 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Overrule a closed gate; the next run lets the night go as it is."""
-    from batch_pipeline.flow import approval
+    from batch_pipeline.flow.control import approval
 
     pipeline, spec, key = opening.open_night(context, job, partition)
     named, _ = approval.parse(gate)

@@ -18,9 +18,9 @@ from batch_pipeline.safe_text import one_line
 from batch_pipeline.wording import clipped
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.redrive import Redriven
+    from batch_pipeline.flow.control.redrive import Redriven
     from batch_pipeline.ledger.nights import Night
-    from batch_pipeline.reporting.report import SetAside
+    from batch_pipeline.reporting.report.report import SetAside
 
 # What fits beside the other columns of a terminal of 80; `--json` has messages and ids whole.
 MESSAGE_CHARACTERS = 160
@@ -62,12 +62,14 @@ def redrive_dead_letters(
 ) -> int:
     """Send dead letters again after a fix of prompt or data, and run the night to its end."""
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.flow import control, failures, steps
     from batch_pipeline.flow import run as runner
-    from batch_pipeline.flow.approval import user_at_host
+    from batch_pipeline.flow import steps
+    from batch_pipeline.flow.control import actions as control
+    from batch_pipeline.flow.control.approval import user_at_host
+    from batch_pipeline.flow.control.redrive import check_reasons, redrive
     from batch_pipeline.flow.costs.cost_report import write_report
-    from batch_pipeline.flow.redrive import check_reasons, redrive
-    from batch_pipeline.ledger.actions import ActionKind
+    from batch_pipeline.flow.status import failures
+    from batch_pipeline.ledger.control.actions import ActionKind
 
     check_reasons(reason or ())
     pipeline, spec, key = opening.open_night(context, job, partition)

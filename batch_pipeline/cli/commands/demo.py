@@ -23,7 +23,7 @@ from batch_pipeline.wording import duration, usd
 if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.jobs.spec import JobSpec
-    from batch_pipeline.reporting.report import Report
+    from batch_pipeline.reporting.report.report import Report
     from batch_pipeline.settings import Settings
 
 JOB = "license_review"
@@ -43,13 +43,13 @@ def demo(
     """Run the whole flow on documents found on this machine, against the simulator."""
     from batch_pipeline.api.client import AnthropicApi
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.cli.commands.demo_corpus import collect_documents
-    from batch_pipeline.cli.commands.demo_pdfs import make_pdfs
+    from batch_pipeline.cli.demo.demo_corpus import collect_documents
+    from batch_pipeline.cli.demo.demo_pdfs import make_pdfs
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.jobs.partitions.demo_start import INPUT, NIGHTS, PDFS
     from batch_pipeline.jobs.partitions.partitions import SINGLE_KEY, all_keys
     from batch_pipeline.jobs.yaml_files.loading import load_job
-    from batch_pipeline.reporting.report_json import to_json
+    from batch_pipeline.reporting.report.report_json import to_json
     from batch_pipeline.settings import PACKAGED_JOBS
     from batch_pipeline.simulator import StateInUseError, running_simulator
 

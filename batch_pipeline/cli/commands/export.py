@@ -58,7 +58,7 @@ def export(
     as_json: Json = False,
 ) -> int:
     """Write a night's results to a file of another format, row by row."""
-    from batch_pipeline.flow.outcomes import Status
+    from batch_pipeline.flow.answers.outcomes import Status
     from batch_pipeline.jobs.partitions.partitions import default_key
     from batch_pipeline.jobs.yaml_files.loading import find_job
     from batch_pipeline.reading import datasets

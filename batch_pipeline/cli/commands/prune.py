@@ -13,7 +13,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.safe_text import one_line
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.prune import Pruned
+    from batch_pipeline.flow.control.prune import Pruned
 
 
 def prune(
@@ -33,12 +33,12 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Remove snapshots and raw lines of old, finished nights; results and reports stay."""
-    from batch_pipeline.flow import control
-    from batch_pipeline.flow import prune as pruning
-    from batch_pipeline.flow.approval import user_at_host
+    from batch_pipeline.flow.control import actions as control
+    from batch_pipeline.flow.control import prune as pruning
+    from batch_pipeline.flow.control.approval import user_at_host
     from batch_pipeline.jobs.partitions.partitions import check_boundary
     from batch_pipeline.jobs.yaml_files.loading import find_job
-    from batch_pipeline.ledger.actions import ActionKind
+    from batch_pipeline.ledger.control.actions import ActionKind
 
     pipeline = opening.open_pipeline(context)
     spec = find_job(pipeline.settings.jobs_dir, job)
@@ -60,7 +60,7 @@ def show_pruned(
     output: Output, job: str, before: str | None, pruned: Pruned, *, dry_run: bool
 ) -> None:
     """What went of which nights, and which stay."""
-    from batch_pipeline.flow import prune
+    from batch_pipeline.flow.control import prune
 
     document = {"job": job, "before": before, "dry_run": dry_run, **pruned.as_json()}
 

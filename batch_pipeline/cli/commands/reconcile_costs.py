@@ -40,7 +40,7 @@ def reconcile_costs(
     from batch_pipeline.api.protocol import ApiFailure
     from batch_pipeline.flow import organisation_limits
     from batch_pipeline.flow.costs import billing_check
-    from batch_pipeline.ledger import organisations
+    from batch_pipeline.ledger.accounts import organisations
 
     pipeline = opening.open_pipeline(context)
     wanted = _day(day)

@@ -19,7 +19,7 @@ from batch_pipeline.cli.tables import (
 from batch_pipeline.wording import percent, status_label, usd
 
 if TYPE_CHECKING:
-    from batch_pipeline.reporting.report import Report
+    from batch_pipeline.reporting.report.report import Report
 
 
 def report(
@@ -35,7 +35,7 @@ def report(
 
 def show_report(output: Output, report: Report) -> None:
     """A night's outcome and cost."""
-    from batch_pipeline.reporting.report_json import to_json
+    from batch_pipeline.reporting.report.report_json import to_json
 
     def show() -> None:
         console = SafeConsole()

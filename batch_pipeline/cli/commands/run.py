@@ -22,11 +22,12 @@ def run(
 ) -> int:
     """Run a night to its end, or on from where it stood."""
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.flow import control, failures, outage
     from batch_pipeline.flow import run as runner
-    from batch_pipeline.flow.approval import user_at_host
+    from batch_pipeline.flow.control import actions as control
+    from batch_pipeline.flow.control.approval import user_at_host
     from batch_pipeline.flow.costs.cost_report import write_report
-    from batch_pipeline.ledger.actions import ActionKind
+    from batch_pipeline.flow.status import failures, outage
+    from batch_pipeline.ledger.control.actions import ActionKind
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)
@@ -51,12 +52,13 @@ def cancel(
 ) -> int:
     """Cancel what is in flight, keep what is done, hold the night until `run --resume`."""
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.flow import control, steps
     from batch_pipeline.flow import run as runner
-    from batch_pipeline.flow.approval import user_at_host
+    from batch_pipeline.flow import steps
     from batch_pipeline.flow.batches import cancel as cancelling
+    from batch_pipeline.flow.control import actions as control
+    from batch_pipeline.flow.control.approval import user_at_host
     from batch_pipeline.flow.costs.cost_report import write_report
-    from batch_pipeline.ledger.actions import ActionKind
+    from batch_pipeline.ledger.control.actions import ActionKind
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import nights, submissions, takeovers, transitions
+from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import submissions, takeovers, transitions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

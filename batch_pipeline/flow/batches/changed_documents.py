@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.answers.outcomes import DOCUMENT_CHANGED
 from batch_pipeline.flow.batches import refused_shards
 from batch_pipeline.flow.concurrency import Stop
 from batch_pipeline.flow.dataset import snapshot as snapshot_files
@@ -33,14 +34,15 @@ from batch_pipeline.flow.dataset.documents.reference import (
 )
 from batch_pipeline.flow.dataset.reading.row_json import row_of_json
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.flow.outcomes import DOCUMENT_CHANGED
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
-from batch_pipeline.ledger import accounts, refusals, snapshots, transitions
+from batch_pipeline.ledger import snapshots
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.refusals import Refusal
 from batch_pipeline.ledger.shards import Shard
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import refusals, transitions
+from batch_pipeline.ledger.submissions.refusals import Refusal
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

@@ -14,7 +14,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger.database.ledger import steady
 from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.processes.heartbeat import beating
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 
 
 class Lease:

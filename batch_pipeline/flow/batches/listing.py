@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.dataset.requests.declaration import parse_custom_id
-from batch_pipeline.ledger import submissions, transitions
 from batch_pipeline.ledger.database import ledger
-from batch_pipeline.ledger.listed_batches import Mark
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.listed_batches import Mark
 
 PAGE = 1_000
 # Some result lines may be damaged; more than this number of whole ones does not tell more.

@@ -12,9 +12,10 @@ from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import cancel, listing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.ledger import accounts, submissions, transitions
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database import ledger
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

@@ -29,11 +29,11 @@ from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.batches.listing import Listing
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import listed_batches, refusals, submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.database.ledger import steady
-from batch_pipeline.ledger.listed_batches import Mark
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import listed_batches, refusals, submissions, transitions
+from batch_pipeline.ledger.submissions.listed_batches import Mark
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

@@ -21,14 +21,15 @@ import numpy as np
 import pyarrow as pa
 
 from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow.answers.outcomes import ERROR_ACTIONS, Action, is_page, is_size_page
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.flow.outcomes import ERROR_ACTIONS, Action, is_page, is_size_page
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, new_shards
-from batch_pipeline.ledger import refusals, shards, snapshots, submissions
+from batch_pipeline.ledger import shards, snapshots
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.refusals import Refusal
 from batch_pipeline.ledger.shards import NewShard, Shard
+from batch_pipeline.ledger.submissions import refusals, submissions
+from batch_pipeline.ledger.submissions.refusals import Refusal
 from batch_pipeline.pricing.bounds import ShardSize
 from batch_pipeline.safe_text import get_logger
 

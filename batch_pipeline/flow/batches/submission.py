@@ -35,6 +35,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batch_pipeline import telemetry
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.flow.answers.outcomes import CreateVerdict, is_page, of_create_failure
 from batch_pipeline.flow.batches import (
     changed_documents,
     listing,
@@ -45,23 +46,17 @@ from batch_pipeline.flow.batches.body import body_of
 from batch_pipeline.flow.batches.lease import renewed_lease
 from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
-from batch_pipeline.flow.outcomes import CreateVerdict, is_page, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import (
-    accounts,
-    nights,
-    organisations,
-    refusals,
-    shards,
-    transitions,
-)
+from batch_pipeline.ledger import nights, shards
+from batch_pipeline.ledger.accounts import accounts, organisations
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
 from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database.ledger import insisting, steady
 from batch_pipeline.ledger.home import identity
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import refusals, transitions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

@@ -13,19 +13,25 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.answers.answers import answer_paths
+from batch_pipeline.flow.answers.outcomes import PAUSE_TURN, Status
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.gates import billing
-from batch_pipeline.flow.outcomes import PAUSE_TURN, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.variants import HAS_FURTHER_TURNS
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice, library_id
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
-from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
-from batch_pipeline.reporting.report import NOTHING_SENT_BACK, ZERO, ModelUsage, SentBack, Wasted
+from batch_pipeline.reporting.report.difference import Asked
+from batch_pipeline.reporting.report.report import (
+    NOTHING_SENT_BACK,
+    ZERO,
+    ModelUsage,
+    SentBack,
+    Wasted,
+)
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.answers.answers import answer_paths
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.costs.answer_sums import Priced
 from batch_pipeline.flow.costs.cache_forecast import CacheForecast
 from batch_pipeline.flow.costs.estimate_ways import AskedWay
@@ -21,14 +22,20 @@ from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.prices import price_at, price_of_variant
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.variants import IS_ESCALATED
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
-from batch_pipeline.reporting.avoided import CACHING, ESCALATION, ROUTES, ZERO, Avoided, Cascade
+from batch_pipeline.reporting.report.avoided import (
+    CACHING,
+    ESCALATION,
+    ROUTES,
+    ZERO,
+    Avoided,
+    Cascade,
+)
 
 _PROMPT = " + ".join(PROMPT_TOKENS)
 _AGAIN = IS_ESCALATED

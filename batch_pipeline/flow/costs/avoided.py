@@ -13,7 +13,7 @@ from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATE, NEA
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.pricing.estimate import Spread, Work, amounts
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
-from batch_pipeline.reporting.avoided import Avoided
+from batch_pipeline.reporting.report.avoided import Avoided
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.costs.tokens import Tokens

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.ledger import shards, snapshots, submissions
+from batch_pipeline.ledger import shards, snapshots
 from batch_pipeline.ledger.database import tables
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.ledger.sums import of_models
 from batch_pipeline.pricing.tokens import TOKENS
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline import telemetry
 from batch_pipeline.flow import paths, publishing
-from batch_pipeline.flow.answers import next_suffix
+from batch_pipeline.flow.answers.answers import next_suffix
 from batch_pipeline.flow.costs import answer_sums, asked_otherwise, avoided, deadline_cost
 from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.costs.estimate_ways import way_of
@@ -30,20 +30,21 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.partitions.declared_partitions import Declared
 from batch_pipeline.jobs.partitions.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, shards, snapshots
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.ledger.sums import of_models
 from batch_pipeline.pricing.caching import break_even
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import Lifetime, TokenUsage
-from batch_pipeline.reporting import report_document, report_html
-from batch_pipeline.reporting.account_cost import AccountCost
-from batch_pipeline.reporting.avoided import Avoided
-from batch_pipeline.reporting.difference import Difference, Expected, explain
 from batch_pipeline.reporting.distribution import Distribution
-from batch_pipeline.reporting.report import (
+from batch_pipeline.reporting.report import report_document, report_html
+from batch_pipeline.reporting.report.account_cost import AccountCost
+from batch_pipeline.reporting.report.avoided import Avoided
+from batch_pipeline.reporting.report.difference import Difference, Expected, explain
+from batch_pipeline.reporting.report.report import (
     ZERO,
     Approval,
     Billed,
@@ -57,7 +58,7 @@ from batch_pipeline.reporting.report import (
     Report,
     SetAside,
 )
-from batch_pipeline.reporting.report_json import to_json
+from batch_pipeline.reporting.report.report_json import to_json
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

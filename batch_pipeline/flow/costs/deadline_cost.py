@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.answers.answers import answer_paths
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.costs import answer_sums
 from batch_pipeline.flow.costs.answer_sums import Priced
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.pricing.prices import ModelPrice
-from batch_pipeline.reporting.report import DeadlineCost
+from batch_pipeline.reporting.report.report import DeadlineCost
 
 
 def of_night(

@@ -61,7 +61,7 @@ from batch_pipeline.pricing.estimate import (
     realtime_hours,
 )
 from batch_pipeline.pricing.prices import MODES, ModelPrice
-from batch_pipeline.reporting.avoided import Avoided, Cascade
+from batch_pipeline.reporting.report.avoided import Avoided, Cascade
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
 from batch_pipeline.wording import speed as as_speed

@@ -8,7 +8,7 @@ from typing import Any
 
 from batch_pipeline.flow.costs.estimate import Estimate
 from batch_pipeline.pricing.estimate import Amounts, Spread
-from batch_pipeline.reporting.avoided import Cascade, by_cause
+from batch_pipeline.reporting.report.avoided import Cascade, by_cause
 
 
 def as_json(found: Estimate) -> dict[str, Any]:

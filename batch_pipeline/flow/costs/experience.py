@@ -12,7 +12,8 @@ from decimal import Decimal
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import answer_paths, still_there
+from batch_pipeline.flow.answers.answers import answer_paths, still_there
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.costs import answer_sums
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.budget import measured
@@ -22,11 +23,11 @@ from batch_pipeline.flow.planning.variants import (
     IS_ESCALATED,
     MORE_ROOM,
 )
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.partitions.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, snapshots, submissions, sums
+from batch_pipeline.ledger import nights, snapshots, sums
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import submissions
 from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured
 from batch_pipeline.pricing.estimate import Spread

@@ -23,7 +23,8 @@ from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.unbought import Unbought
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.pricing.documents import PAGE_TOKENS
 from batch_pipeline.pricing.estimate import UNCACHED, Shares, Spread

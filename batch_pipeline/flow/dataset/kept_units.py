@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from batch_pipeline.flow import answers, joins
+from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers import answers
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import add_table, layers_of, made_by
 from batch_pipeline.flow.dataset.requests.declaration import Declaration

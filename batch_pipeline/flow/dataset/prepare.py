@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.choosing import filters
 from batch_pipeline.flow.dataset.choosing.expressions import BATCH_BYTES, BATCH_ROWS, Failed
 from batch_pipeline.flow.dataset.choosing.filters import Filters, SetAside
@@ -36,7 +37,6 @@ from batch_pipeline.flow.dataset.requests.document_blocks import visual_of
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests.sizes import Sizes
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, limit_passed
 
 if TYPE_CHECKING:

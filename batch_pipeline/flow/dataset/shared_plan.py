@@ -19,7 +19,7 @@ from batch_pipeline.flow.dataset.prepare import Prepared, Problem
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import Copied, Kind, SourceFile, Sources
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section
-from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec
 from batch_pipeline.ledger.readings import Done, Place
 
 # The files of a reading's folder beside those of its pieces.

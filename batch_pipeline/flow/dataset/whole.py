@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.choosing import asked_before
 from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.choosing.duplicates import note_repeats
@@ -31,7 +32,6 @@ from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.sizes import NOTHING, SUMS, Sizes, sum_sizes
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot

@@ -22,12 +22,13 @@ from batch_pipeline.flow.deadline.forecast import (
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import shards, submissions, takeovers
+from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.admission.queue import read_queues
 from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
-from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
+from batch_pipeline.ledger.submissions import submissions, takeovers
+from batch_pipeline.ledger.submissions.submissions import IN_QUEUE, State, Submission
 
 # Batches and calls this far back, and at most this number of them, tell about the next ones.
 RECENT_SECONDS = 14 * 86_400.0

@@ -28,12 +28,13 @@ from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import KEPT_AS_BATCHES, NOT_TAKEN_OVER, Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, shards, snapshots, takeovers, transitions
+from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.budget import Shortfall, shortfall, spendings
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import takeovers, transitions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.safe_text import get_logger
 

@@ -15,12 +15,12 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.errors import UsageError
+from batch_pipeline.flow.answers.messages import Tokens, tokens_of
+from batch_pipeline.flow.answers.outcomes import shape_of
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.priced import most_searches
-from batch_pipeline.flow.messages import Tokens, tokens_of
-from batch_pipeline.flow.outcomes import shape_of
 from batch_pipeline.ledger.home.identity import Sent
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.ledger.sums import FeeKind
 from batch_pipeline.pricing.prices import Mode, ModelPrice, find_price, library_id
 from batch_pipeline.pricing.tokens import TokenUsage

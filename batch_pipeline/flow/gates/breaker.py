@@ -17,10 +17,11 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import approvals, nights, sums
+from batch_pipeline.ledger import nights, sums
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission.night_state import ClosedGate
-from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.control import approvals
+from batch_pipeline.ledger.control.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.sums import Part

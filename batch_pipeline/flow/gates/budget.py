@@ -21,7 +21,7 @@ from batch_pipeline.flow.gates.cache_marks import read_marks, written_at_most
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, shards, submissions, sums
+from batch_pipeline.ledger import nights, shards, sums
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Limits
@@ -30,7 +30,8 @@ from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.ledger.sums import FeeKind, Sums
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured, ModelBounds, Part, ShardSize
 from batch_pipeline.pricing.prices import Mode, ModelPrice

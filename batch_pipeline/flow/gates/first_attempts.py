@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from batch_pipeline.flow.outcomes import DOCUMENT_CHANGED, Action, Outcome
+from batch_pipeline.flow.answers.outcomes import DOCUMENT_CHANGED, Action, Outcome
 from batch_pipeline.ledger.sums import EXAMPLES
 
 # Types of error that the ledger keeps for each submission, the most frequent ones: a systematic

@@ -15,11 +15,12 @@ from sqlalchemy import Connection
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import approvals, nights
+from batch_pipeline.ledger import nights
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission.admission import ReadGates
 from batch_pipeline.ledger.admission.night_state import ClosedGate, Gates
-from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.control import approvals
+from batch_pipeline.ledger.control.approvals import Approval
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot

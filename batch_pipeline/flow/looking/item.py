@@ -16,8 +16,9 @@ import orjson
 import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers import answers as night_answers
+from batch_pipeline.flow.answers.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.flow.dataset.requests import rendered
 from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
@@ -28,12 +29,13 @@ from batch_pipeline.flow.pilot.shown_items import how_asked
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.journal import read_lines
 from batch_pipeline.flow.results.lines import whole_lines
-from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, snapshots, submissions
+from batch_pipeline.ledger import nights, snapshots
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.pricing.tokens import TOKENS
 
 _ATTEMPT = (

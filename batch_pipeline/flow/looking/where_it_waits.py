@@ -9,11 +9,12 @@ from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.status import night_state
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import shards, submissions
+from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.admission.night_state import state_of
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import LIVE, State, Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import LIVE, State, Submission
 from batch_pipeline.wording import moment
 
 _STATES = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.answers.outcomes import Status
 
 CONFIDENCE = 0.95
 # The bound is found to this many halvings of an interval: to more digits than anyone reads.

@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.flow.pilot.agreement import lower_bound
-from batch_pipeline.ledger import approvals
-from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.control import approvals
+from batch_pipeline.ledger.control.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.reporting.pilot_page import Decision

@@ -16,7 +16,8 @@ from typing import Any
 import orjson
 
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.answers.answers import answer_paths
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.pilot import decision
@@ -24,13 +25,15 @@ from batch_pipeline.flow.pilot.shown_items import Items, Sampled
 from batch_pipeline.flow.pilot.thumbnails import Thumbnails
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, approvals, shards, submissions
+from batch_pipeline.ledger import shards
+from batch_pipeline.ledger.accounts import accounts
+from batch_pipeline.ledger.control import approvals
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.reporting import pilot_page, shown_request, value_distribution
 from batch_pipeline.reporting.pilot_page import AskedPrompt, Failure, PilotPage

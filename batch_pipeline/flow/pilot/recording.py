@@ -15,7 +15,8 @@ from batch_pipeline.flow.pilot.verdict import Verdict
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import approvals, nights
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.control import approvals
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 

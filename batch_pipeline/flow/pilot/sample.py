@@ -11,12 +11,13 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.answers.answers import answer_paths
+from batch_pipeline.flow.answers.outcomes import Status, Undecided
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.batches.submission import submit_waiting
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
-from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot import agreement, recording
 from batch_pipeline.flow.pilot import verdict as verdicts
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict
@@ -27,11 +28,10 @@ from batch_pipeline.flow.planning.variants import is_escalated
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.sending import PilotSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.thrift import NearDuplicatesSpec
-from batch_pipeline.ledger import shards, submissions
+from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import (
@@ -40,11 +40,12 @@ from batch_pipeline.ledger.admission.night_state import (
     Kind,
     running,
 )
-from batch_pipeline.ledger.approvals import REQUIRED
+from batch_pipeline.ledger.control.approvals import REQUIRED
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS, TokenUsage

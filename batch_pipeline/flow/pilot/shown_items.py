@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 
+from batch_pipeline.flow.answers.outcomes import Status, Undecided
 from batch_pipeline.flow.dataset.reading.row_json import row_of_json
 from batch_pipeline.flow.dataset.requests import rendered
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
-from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot.thumbnails import Thumbnails
 from batch_pipeline.flow.planning.variants import CONTINUED, ESCALATED, EXPLAINED, MORE_ROOM
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS

@@ -10,7 +10,7 @@ import base64
 import time
 
 from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.flow.dataset.documents import inspection
+from batch_pipeline.flow.dataset.documents.inspection import inspection
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
 from batch_pipeline.flow.dataset.documents.reference import Document, DocumentChangedError
 from batch_pipeline.flow.pipeline import Pipeline

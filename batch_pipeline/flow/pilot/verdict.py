@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.flow.outcomes import Status, Undecided
+from batch_pipeline.flow.answers.outcomes import Status, Undecided
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.projection import Part, project, project_parts

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.outcomes import BILLED, Status, Undecided
+from batch_pipeline.flow.answers.outcomes import BILLED, Status, Undecided
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.planning.variants import IS_ESCALATED
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 
 if TYPE_CHECKING:
     import duckdb

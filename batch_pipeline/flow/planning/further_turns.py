@@ -17,9 +17,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_pipeline.flow.answers.messages import as_json
+from batch_pipeline.flow.answers.outcomes import EXPLICABLE, PAUSE_TURN, Status
 from batch_pipeline.flow.dataset.requests.further import Further
-from batch_pipeline.flow.messages import as_json
-from batch_pipeline.flow.outcomes import EXPLICABLE, PAUSE_TURN, Status
 from batch_pipeline.flow.planning.variants import (
     IS_ESCALATED,
     Asked,

@@ -13,7 +13,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow.schemas import RESULTS_SCHEMA, SUMMED
+from batch_pipeline.flow.answers.schemas import RESULTS_SCHEMA, SUMMED
 from batch_pipeline.storage.files import Files
 
 # `id` is the item that bears the cost; `attempt` counts from 1; `prior_*` is what the item was

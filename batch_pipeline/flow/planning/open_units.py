@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import NightAnswers
+from batch_pipeline.flow.answers import answers as night_answers
+from batch_pipeline.flow.answers.answers import NightAnswers
+from batch_pipeline.flow.answers.outcomes import MAX_TOKENS, Status, Undecided
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
-from batch_pipeline.flow.outcomes import MAX_TOKENS, Status, Undecided
 from batch_pipeline.flow.planning import (
     escalations,
     further_turns,
@@ -32,7 +33,6 @@ from batch_pipeline.flow.planning import (
     sampling,
 )
 from batch_pipeline.flow.planning.escalations import Escalations
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.files import Files
 

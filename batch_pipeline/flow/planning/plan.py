@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow import answers as night_answers
-from batch_pipeline.flow.answers import NightAnswers
+from batch_pipeline.flow.answers import answers as night_answers
+from batch_pipeline.flow.answers.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
 from batch_pipeline.flow.dataset.requests.declaration import (
     Declaration,

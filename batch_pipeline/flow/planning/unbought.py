@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from batch_pipeline.flow import answers as night_answers
-from batch_pipeline.flow.answers import NightAnswers
+from batch_pipeline.flow.answers import answers as night_answers
+from batch_pipeline.flow.answers.answers import NightAnswers
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import held_twins
 from batch_pipeline.flow.planning.open_units import open_units

@@ -19,16 +19,16 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.flow.dataset.requests.further import Further
-from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
-from batch_pipeline.flow.outcomes import (
+from batch_pipeline.flow.answers.outcomes import (
     EXPLICABLE,
     PAUSE_TURN,
     Action,
     Outcome,
     with_more_room,
 )
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.further import Further
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.jobs.thrift import EscalateSpec
 from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, tier_factor

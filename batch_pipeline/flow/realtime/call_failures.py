@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.api.rate_limit import Limiter, Ticket
-from batch_pipeline.flow.outcomes import (
+from batch_pipeline.flow.answers.outcomes import (
     Action,
     Outcome,
     is_page_for_a_call,

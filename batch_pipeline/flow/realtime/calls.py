@@ -25,7 +25,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.engine import Claim, End, Engine
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, refusals, submissions, transitions
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Gates, NightState
@@ -33,7 +34,8 @@ from batch_pipeline.ledger.home import identity
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.shards import Shard
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import refusals, submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

@@ -22,9 +22,9 @@ from typing import Any
 from batch_pipeline.api.failures import refuses_account
 from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
 from batch_pipeline.api.rate_limit import Limiter, Ticket
+from batch_pipeline.flow.answers.messages import usage_of
+from batch_pipeline.flow.answers.outcomes import Outcome, of_changed_document
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
-from batch_pipeline.flow.messages import usage_of
-from batch_pipeline.flow.outcomes import Outcome, of_changed_document
 from batch_pipeline.flow.realtime.call_failures import (
     TOLD_PAUSE_SECONDS,
     CallFailures,

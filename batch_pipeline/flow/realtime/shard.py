@@ -19,7 +19,9 @@ import orjson
 
 from batch_pipeline.api.protocol import Answer, Streamed, read_json
 from batch_pipeline.api.rate_limit import TOKENS_PER_BYTE
-from batch_pipeline.flow import outcomes, paths
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers import outcomes
+from batch_pipeline.flow.answers.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
@@ -32,7 +34,6 @@ from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
-from batch_pipeline.flow.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import further_turns, manifests, variants
 from batch_pipeline.flow.planning.variants import Ways
@@ -41,7 +42,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission.admission import Intent
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.reporting.distribution import nearest_rank
 
 

@@ -22,7 +22,8 @@ import zstandard
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.answers import REST
+from batch_pipeline.flow.answers.answers import REST
+from batch_pipeline.flow.answers.schemas import REUSED
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.dataset.documents.needed import names_in
 from batch_pipeline.flow.dataset.requests.declaration import parse_custom_id
@@ -30,7 +31,6 @@ from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.realtime.journal import read_lines
-from batch_pipeline.flow.schemas import REUSED
 from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.storage.files import Files
 

@@ -15,9 +15,9 @@ from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.lines import ABSENT
 from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.ledger import listed_batches, submissions
 from batch_pipeline.ledger.database import tables
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import listed_batches, submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

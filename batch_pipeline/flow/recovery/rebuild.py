@@ -16,7 +16,7 @@ import orjson
 
 from batch_pipeline.errors import BatchPipelineError, InputDataError
 from batch_pipeline.flow import paths, steps
-from batch_pipeline.flow.answers import REST
+from batch_pipeline.flow.answers.answers import REST
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
@@ -28,7 +28,8 @@ from batch_pipeline.flow.results.typed import rows
 from batch_pipeline.jobs.accounts_file import AccountNames
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files.loading import find_job
-from batch_pipeline.ledger import accounts, nights, shards
+from batch_pipeline.ledger import nights, shards
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night

@@ -22,7 +22,7 @@ from batch_pipeline.flow.recovery import found as home
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.recovery.listed import Listed
 from batch_pipeline.ledger.home import identity, restoring
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

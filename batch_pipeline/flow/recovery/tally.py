@@ -17,15 +17,20 @@ import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.answers.schemas import (
+    ANSWERS_SCHEMA,
+    RESULTS_SCHEMA,
+    REUSED,
+    parquet_writer,
+)
 from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id, unit_of
 from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
-from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.planning import manifests, new_shards, variants
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.results.judging.asked import Asked, asked_of
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
 from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.sums import MODEL_COUNTS, Counts

@@ -22,11 +22,11 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.processes.heartbeat import beating
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

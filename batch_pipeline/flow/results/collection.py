@@ -19,11 +19,12 @@ from sqlalchemy import Connection
 
 from batch_pipeline import telemetry
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths, publishing
+from batch_pipeline.flow.answers import answers as night_answers
+from batch_pipeline.flow.answers.outcomes import STORM_ANSWERS
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
 from batch_pipeline.flow.gates.prices import price_at
-from batch_pipeline.flow.outcomes import STORM_ANSWERS
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.publishing import Named, Publish
@@ -32,20 +33,13 @@ from batch_pipeline.flow.results.judging.judge import LineJudge
 from batch_pipeline.flow.results.judging.result_tables import Chunk
 from batch_pipeline.flow.results.judging.unsure import unsure_by
 from batch_pipeline.flow.results.typed.rows import TypedRows
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.ledger import (
-    accounts,
-    nights,
-    shards,
-    snapshots,
-    submissions,
-    takeovers,
-    transitions,
-)
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import submissions, takeovers, transitions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import is_simulated

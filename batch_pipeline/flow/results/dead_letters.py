@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers.schemas import DEAD_LETTER_SCHEMA
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.reporting.report import SetAside
+from batch_pipeline.reporting.report.report import SetAside
 from batch_pipeline.storage.files import Files
 
 # What is in memory at a time: a thousand rows may be all of a batch's 256 MB.

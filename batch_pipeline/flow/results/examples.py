@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from batch_pipeline.flow import joins, paths
-from batch_pipeline.flow.outcomes import NOT_DEAD, Status
+from batch_pipeline.flow.answers.outcomes import NOT_DEAD, Status
+from batch_pipeline.flow.answers.schemas import RESULTS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.schemas import RESULTS_SCHEMA
 
 _SHOWN = ("id", "status", "content", "error_type", "error_message")
 

@@ -18,9 +18,9 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests.declaration import custom_id, parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.journal import read_lines
-from batch_pipeline.ledger import refusals
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions import refusals
+from batch_pipeline.ledger.submissions.submissions import Submission
 
 # A block of this size is held in memory, with its rows, by each thread that collects.
 BLOCK_BYTES = 2 << 20

@@ -14,10 +14,10 @@ from batch_pipeline.flow.results import collection, lines
 from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
 from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.ledger import submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

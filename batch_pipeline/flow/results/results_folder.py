@@ -23,20 +23,24 @@ import orjson
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import answers, joins, paths, publishing
-from batch_pipeline.flow.answers import NightAnswers
+from batch_pipeline.flow import joins, paths, publishing
+from batch_pipeline.flow.answers import answers
+from batch_pipeline.flow.answers.answers import NightAnswers
+from batch_pipeline.flow.answers.schemas import RESULTS_SCHEMA
 from batch_pipeline.flow.dataset.layers import add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.publishing import Named
 from batch_pipeline.flow.results import dead_letters, settled_rows
 from batch_pipeline.flow.results.typed.rows import TypedRows
-from batch_pipeline.flow.schemas import RESULTS_SCHEMA
-from batch_pipeline.ledger import accounts, nights, redrives, submissions, takeovers
+from batch_pipeline.ledger import nights
 from batch_pipeline.ledger import snapshots as inputs
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.accounts import accounts
+from batch_pipeline.ledger.accounts.accounts import Account
+from batch_pipeline.ledger.control import redrives
 from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
+from batch_pipeline.ledger.submissions import submissions, takeovers
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import is_simulated
 

@@ -18,15 +18,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import NightAnswers
+from batch_pipeline.flow.answers import answers as night_answers
+from batch_pipeline.flow.answers.answers import NightAnswers
+from batch_pipeline.flow.answers.outcomes import NOT_DEAD, Status
+from batch_pipeline.flow.answers.schemas import (
+    ANSWERS_SCHEMA,
+    RESULTS_SCHEMA,
+    SUMMED,
+    parquet_writer,
+)
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
-from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.results.dead_letters import DeadLetter
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.files import Files
 

@@ -13,16 +13,17 @@ from pathlib import Path
 import pyarrow as pa
 
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.escalations import Escalations
 from batch_pipeline.flow.planning.open_units import OpenUnits
 from batch_pipeline.flow.results import results_folder
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import answers_files, nights, submissions
+from batch_pipeline.ledger import answers_files, nights
 from batch_pipeline.ledger.answers_files import AnswersFile, Stands
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import submissions
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

@@ -20,20 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins, paths
+from batch_pipeline.flow.answers import answers as night_answers
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, REUSED, parquet_writer
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.open_units import REUSABLE, open_units
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.reuse import window
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, parquet_writer
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import answers_files, nights, snapshots, submissions
+from batch_pipeline.ledger import answers_files, nights, snapshots
 from batch_pipeline.ledger.answers_files import AnswersFile
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import REUSE
+from batch_pipeline.ledger.submissions import submissions
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.storage.files import Files

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers.outcomes import Status
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, parquet_writer
 from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATES
 from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.open_units import open_units
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.reuse import copies
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, parquet_writer
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger

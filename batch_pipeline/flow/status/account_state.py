@@ -17,14 +17,15 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, organisations, waits
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger import waits
+from batch_pipeline.ledger.accounts import accounts, organisations
+from batch_pipeline.ledger.accounts.accounts import Account
+from batch_pipeline.ledger.accounts.organisations import Organisation
 from batch_pipeline.ledger.admission import budget
 from batch_pipeline.ledger.admission.budget import Spending
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
-from batch_pipeline.ledger.organisations import Organisation
-from batch_pipeline.ledger.submissions import LIVE, State
+from batch_pipeline.ledger.submissions.submissions import LIVE, State
 from batch_pipeline.wording import iso, iso_or_none, moment, usd
 
 READY = "ready"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.wording import duration, moment
 
 HOUR = 3600.0

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.wording import duration, speed, usd
 
 # The API ends a batch 24 hours after its creation, done or not.

@@ -23,14 +23,15 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.accounts_file import Accounts
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import accounts, nights, organisations, ticks
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger import nights, ticks
+from batch_pipeline.ledger.accounts import accounts, organisations
+from batch_pipeline.ledger.accounts.accounts import Account
 from batch_pipeline.ledger.admission import budget, senders
 from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.alerts import AlertState
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger, now
-from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State
+from batch_pipeline.ledger.submissions.submissions import IN_QUEUE, LIVE, State
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import Settings
 

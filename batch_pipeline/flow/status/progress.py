@@ -10,37 +10,35 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.requests.cache_marks import prefix_key
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
-    accounts,
-    actions,
     answers_files,
-    approvals,
     cache_prefixes,
     cache_use,
     nights,
-    refusals,
     shards,
     snapshots,
-    submissions,
     sums,
 )
-from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.actions import Action
+from batch_pipeline.ledger.accounts import accounts
+from batch_pipeline.ledger.accounts.accounts import Account
 from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.answers_files import Stands
-from batch_pipeline.ledger.approvals import Approval
 from batch_pipeline.ledger.cache_prefixes import CachePrefix
 from batch_pipeline.ledger.cache_use import NOTHING_CACHED, CacheSums
+from batch_pipeline.ledger.control import actions, approvals
+from batch_pipeline.ledger.control.actions import Action
+from batch_pipeline.ledger.control.approvals import Approval
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger.submissions import refusals, submissions
+from batch_pipeline.ledger.submissions.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.ledger.sums import Fee, Sums
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.wording import moment, usd

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from batch_pipeline.flow.outcomes import RESULTS_GONE
+from batch_pipeline.flow.answers.outcomes import RESULTS_GONE
 from batch_pipeline.flow.status import night_state
 from batch_pipeline.flow.status.batch_warnings import (
     DAY,
@@ -23,7 +23,7 @@ from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.answers_files import Stands
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.ledger.sums import FeeKind
 from batch_pipeline.wording import duration, moment, usd
 

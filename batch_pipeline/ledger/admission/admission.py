@@ -12,7 +12,8 @@ from decimal import Decimal
 
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts, nights, shards, submissions, takeovers, transitions
+from batch_pipeline.ledger import nights, shards
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.admission import budget
 from batch_pipeline.ledger.admission.decision import (
     RANK,
@@ -41,7 +42,8 @@ from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import LIVE, State, Submission
+from batch_pipeline.ledger.submissions import submissions, takeovers, transitions
+from batch_pipeline.ledger.submissions.submissions import LIVE, State, Submission
 
 __all__ = [
     "NO_MARKS",

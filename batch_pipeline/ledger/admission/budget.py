@@ -24,7 +24,7 @@ from batch_pipeline.ledger.database.amounts import usd_of, usd_sum
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
-from batch_pipeline.ledger.submissions import LIVE, State
+from batch_pipeline.ledger.submissions.submissions import LIVE, State
 from batch_pipeline.settings import MOST_USD_PER_MONTH
 from batch_pipeline.wording import usd
 

@@ -13,8 +13,9 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts, nights, shards, submissions, transitions
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger import nights, shards
+from batch_pipeline.ledger.accounts import accounts
+from batch_pipeline.ledger.accounts.accounts import Account
 from batch_pipeline.ledger.admission import budget
 from batch_pipeline.ledger.admission.budget import Money, Shortfall
 from batch_pipeline.ledger.admission.limits import NO_MARKS, Limits, Marks, ReadGates
@@ -35,7 +36,8 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
-from batch_pipeline.ledger.submissions import IN_QUEUE, State
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import IN_QUEUE, State
 from batch_pipeline.wording import moment
 
 # What passes soonest comes last.

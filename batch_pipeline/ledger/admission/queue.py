@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import organisations, waits
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger import waits
+from batch_pipeline.ledger.accounts import organisations
+from batch_pipeline.ledger.accounts.accounts import Account
+from batch_pipeline.ledger.accounts.organisations import Organisation
 from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.organisations import Organisation
-from batch_pipeline.ledger.submissions import IN_QUEUE
+from batch_pipeline.ledger.submissions.submissions import IN_QUEUE
 from batch_pipeline.wording import moment
 
 # An older night that wanted room this long ago and did not come back no longer goes first.

@@ -13,14 +13,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import shards, snapshots, submissions, transitions
+from batch_pipeline.ledger import shards, snapshots
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.pricing.bounds import Part
 

@@ -17,10 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 
 # Rows that one claim looks at: one night has fewer collectors than this.
 MOST_CLAIMED = 100

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from batch_pipeline import safe_text
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -29,7 +29,7 @@ from batch_pipeline.wording import usd
 if TYPE_CHECKING:
     from batch_pipeline.flow.results.examples import Rows
     from batch_pipeline.flow.status.progress import Progress
-    from batch_pipeline.reporting.report import Report, SetAside
+    from batch_pipeline.reporting.report.report import Report, SetAside
 
 EVERY_ITEM = "every_item_one_row"
 ERROR_RATE = "error_rate"

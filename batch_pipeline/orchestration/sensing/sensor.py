@@ -16,16 +16,24 @@ from dataclasses import dataclass, replace
 import dagster as dg
 
 from batch_pipeline import logs
-from batch_pipeline.flow import failures
-from batch_pipeline.flow.control import GOES_ON
+from batch_pipeline.flow.control.actions import GOES_ON
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import account_state, alerts, night_state, progress, warnings
+from batch_pipeline.flow.status import (
+    account_state,
+    alerts,
+    failures,
+    night_state,
+    progress,
+    warnings,
+)
 from batch_pipeline.flow.status.account_state import AccountState
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import actions, listed_batches, ticks
+from batch_pipeline.ledger import ticks
+from batch_pipeline.ledger.control import actions
+from batch_pipeline.ledger.submissions import listed_batches
 from batch_pipeline.orchestration import failures_shown, runs
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (

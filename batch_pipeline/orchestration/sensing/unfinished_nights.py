@@ -19,7 +19,7 @@ from batch_pipeline.flow.reuse import window
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger import nights, shards
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.decision import able_to_send
 from batch_pipeline.ledger.admission.night_state import Facts
@@ -27,7 +27,8 @@ from batch_pipeline.ledger.admission.queue import Queues, read_queues
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import LIVE, State, Submission
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import LIVE, State, Submission
 from batch_pipeline.orchestration.sensing.run_requests import PilotStage, UnfinishedNight
 
 # How long a tick tells of a night that failed; `status` does it for ever.

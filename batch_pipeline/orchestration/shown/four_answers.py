@@ -25,7 +25,7 @@ from batch_pipeline.wording import clipped, part, percent, status_label, usd
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.status.progress import Progress
-    from batch_pipeline.reporting.report import Report, SetAside
+    from batch_pipeline.reporting.report.report import Report, SetAside
 
 DESCRIPTION = (
     "Did the night work, what did it cost, what failed, what is to be done: the first entry of "

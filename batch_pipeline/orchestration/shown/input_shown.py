@@ -10,10 +10,10 @@ import dagster as dg
 import orjson
 
 from batch_pipeline import safe_text
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.reading.listing import environ_with, expand_path
 from batch_pipeline.flow.night_input import InputTaken
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.spec import JobSpec

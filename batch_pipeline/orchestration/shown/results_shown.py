@@ -20,8 +20,8 @@ from batch_pipeline.orchestration.shown.metadata import (
     safely,
 )
 from batch_pipeline.pricing.tokens import TOKENS
-from batch_pipeline.reporting import report_markdown
-from batch_pipeline.reporting.report import Report, SetAside
+from batch_pipeline.reporting.report import report_markdown
+from batch_pipeline.reporting.report.report import Report, SetAside
 from batch_pipeline.wording import clipped
 
 GREEN, RED, GREY = "#1f9d55", "#d64545", "#c4c4cc"

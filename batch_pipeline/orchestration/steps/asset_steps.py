@@ -14,8 +14,10 @@ import dagster as dg
 from batch_pipeline import logs
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
-from batch_pipeline.flow import approval, failures, outage, steps
+from batch_pipeline.flow import steps
+from batch_pipeline.flow.control import approval
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status import failures, outage
 from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.partitions.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec

@@ -12,7 +12,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from batch_pipeline.flow.outcomes import REASONS
+from batch_pipeline.flow.answers.outcomes import REASONS
 
 _PARTITION = "The night, as its partition key: 2026-01-31, or `all`."
 _WHY = "Why; others read it later."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from batch_pipeline import safe_text
-from batch_pipeline.flow.control import Control
+from batch_pipeline.flow.control.actions import Control
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger.approvals import Gate
+from batch_pipeline.ledger.control.approvals import Gate
 from batch_pipeline.orchestration import failures_shown
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.steps.control_config import (

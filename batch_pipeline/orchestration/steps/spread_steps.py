@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import night_input, outage, steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.night_input import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state
+from batch_pipeline.flow.status import alerts, night_state, outage
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.admission.night_state import may_go
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     INPUT_DATASET,

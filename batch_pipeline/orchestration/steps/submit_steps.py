@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import night_input, outage, steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.night_input import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import account_state, alerts, night_state, warnings
+from batch_pipeline.flow.status import account_state, alerts, night_state, outage, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
+from batch_pipeline.ledger.control import approvals
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration.checks import night_checks

@@ -16,7 +16,7 @@ import dagster as dg
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.input_sources import AssetSourceSpec
+from batch_pipeline.jobs.input.input_sources import AssetSourceSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import (
     DATA_VERSION_TAG,

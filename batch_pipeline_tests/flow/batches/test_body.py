@@ -24,7 +24,7 @@ from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.planning.new_shards import ShardLimits, cut
 from batch_pipeline.flow.planning.variants import Variant
-from batch_pipeline.ledger.transitions import new_token
+from batch_pipeline.ledger.submissions.transitions import new_token
 from batch_pipeline.pricing.documents import base64_bytes
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.support import job

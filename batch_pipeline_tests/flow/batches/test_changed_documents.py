@@ -15,11 +15,11 @@ from starlette.requests import Request
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import night_input, steps
+from batch_pipeline.flow.control.redrive import redrive
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.document_files import pdf
 from batch_pipeline_tests.support import (

@@ -9,7 +9,7 @@ import pytest
 
 from batch_pipeline import errors
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger.refusals import MOST_PAGES
+from batch_pipeline.ledger.submissions.refusals import MOST_PAGES
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

@@ -13,10 +13,10 @@ from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger import listed_batches
 from batch_pipeline.ledger.database import ledger
-from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import listed_batches
+from batch_pipeline.ledger.submissions.listed_batches import LATE_WATCH_SECONDS
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

@@ -13,7 +13,7 @@ from batch_pipeline.api.protocol import BatchInfo
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

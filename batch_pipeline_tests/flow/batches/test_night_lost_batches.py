@@ -8,7 +8,7 @@ import pytest
 
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, submissions_of, write_rows

@@ -13,8 +13,8 @@ from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.batches.polling import look_up
 from batch_pipeline.flow.batches.reconciliation import STRANGE_LIST_SECONDS, Look, _is_reached
-from batch_pipeline.ledger.listed_batches import Mark
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.listed_batches import Mark
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline_tests.flow.fake_api import FakeApi, a_batch
 
 INTENT_AT, WINDOW_FROM = 10_000.0, 10_050.0

@@ -18,9 +18,9 @@ from batch_pipeline.flow.batches.refused_shards import row_named, split_rows
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import refusals
-from batch_pipeline.ledger.refusals import SYSTEMATIC
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import refusals
+from batch_pipeline.ledger.submissions.refusals import SYSTEMATIC
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

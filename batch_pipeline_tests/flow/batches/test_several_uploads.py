@@ -15,7 +15,7 @@ from batch_pipeline.flow.batches import submission
 from batch_pipeline.flow.batches.submission import MOST_UPLOADS, SEVERAL_FROM_BYTES, uploads_at_once
 from batch_pipeline.flow.concurrency import Stop, StoppedError, run_in_threads
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

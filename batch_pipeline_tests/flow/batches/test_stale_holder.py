@@ -11,13 +11,14 @@ from starlette.responses import Response
 from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RealtimeSpec
-from batch_pipeline.ledger import shards, submissions
+from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import ShardState
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

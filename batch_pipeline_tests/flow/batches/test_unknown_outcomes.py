@@ -18,10 +18,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
-from batch_pipeline.ledger import submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

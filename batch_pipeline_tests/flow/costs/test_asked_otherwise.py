@@ -18,7 +18,7 @@ from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.cache_use import CacheSums
-from batch_pipeline.reporting.avoided import Avoided
+from batch_pipeline.reporting.report.avoided import Avoided
 from batch_pipeline_tests.flow.planning.test_night_routes import (
     MIDDLE,
     SCHEMA,

@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths, steps
+from batch_pipeline.flow.answers import answers as night_answers
 from batch_pipeline.flow.costs import cost_report as reports
 from batch_pipeline.flow.costs.cost_report import build_report, write_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, submissions
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.submissions import submissions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.pricing.prices import find_price
 from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
-from batch_pipeline.reporting.report import Report
-from batch_pipeline.reporting.report_json import as_json, to_json
+from batch_pipeline.reporting.report.report import Report
+from batch_pipeline.reporting.report.report_json import as_json, to_json
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

@@ -17,8 +17,8 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger import nights, snapshots
-from batch_pipeline.reporting import report_html, report_markdown
-from batch_pipeline.reporting.report_json import as_json, to_json
+from batch_pipeline.reporting.report import report_html, report_markdown
+from batch_pipeline.reporting.report.report_json import as_json, to_json
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, results, write_rows

@@ -8,12 +8,12 @@ from typing import Any
 
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.accounts.accounts import Account
+from batch_pipeline.ledger.control.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 
 NOW = 10_000_000.0
 ACCOUNT = Account(name="default", simulated=False)

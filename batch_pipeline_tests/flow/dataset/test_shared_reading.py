@@ -23,7 +23,8 @@ from batch_pipeline.flow.dataset.shared_reading import Worker
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, readings
+from batch_pipeline.ledger import nights, readings
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.readings import MOST_TRIES, Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot

@@ -19,10 +19,12 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, takeovers
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.submissions import State
-from batch_pipeline.ledger.takeovers import Takeover
+from batch_pipeline.ledger.submissions import takeovers
+from batch_pipeline.ledger.submissions.submissions import State
+from batch_pipeline.ledger.submissions.takeovers import Takeover
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.flow.answers.messages import tokens_of
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.priced import most_searches
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.prices import price_at
-from batch_pipeline.flow.messages import tokens_of
 from batch_pipeline_tests.flow.dataset.prepared_rows import SUBMISSION
 from batch_pipeline_tests.support import job
 

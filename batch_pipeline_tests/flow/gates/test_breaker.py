@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from batch_pipeline.flow.answers.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.gates.breaker import judge, parts_that_count
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
-from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.control.approvals import Approval, Gate
 from batch_pipeline.ledger.sums import Part
 from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT, approval
 

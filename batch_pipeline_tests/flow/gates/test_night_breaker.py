@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import GateClosedError, UsageError
-from batch_pipeline.flow import approval
+from batch_pipeline.flow.control import approval
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
-from batch_pipeline.ledger.approvals import Gate
+from batch_pipeline.ledger.control.approvals import Gate
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.reporting.report_json import as_json
+from batch_pipeline.reporting.report.report_json import as_json
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

@@ -13,7 +13,7 @@ from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.costs.estimate_json import as_json
 from batch_pipeline.flow.run import run
-from batch_pipeline.reporting.report_json import as_json as report_json
+from batch_pipeline.reporting.report.report_json import as_json as report_json
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.models import MODELS, Model
 from batch_pipeline_tests.conftest import MakePipeline

@@ -9,18 +9,18 @@ import orjson
 import pytest
 
 from batch_pipeline.errors import GateClosedError, UsageError
-from batch_pipeline.flow.approval import approve
+from batch_pipeline.flow.control.approval import approve
+from batch_pipeline.flow.control.prune import prune
 from batch_pipeline.flow.looking import preview_page
 from batch_pipeline.flow.looking.item import Item, show
 from batch_pipeline.flow.looking.preview import COUNTED, preview, raw
 from batch_pipeline.flow.pilot import page
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
-from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.steps import open_night
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger.approvals import Gate
+from batch_pipeline.ledger.control.approvals import Gate
 from batch_pipeline.reporting import pilot_page
 from batch_pipeline.simulator import Faults as Odd
 from batch_pipeline.simulator import Simulator

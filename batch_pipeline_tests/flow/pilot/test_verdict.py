@@ -13,7 +13,7 @@ from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict, judge
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.admission.night_state import ClosedGate
-from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.control.approvals import Approval, Gate
 from batch_pipeline.ledger.snapshots import Layer, Snapshot
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline_tests.flow.dataset.prepared_rows import approval

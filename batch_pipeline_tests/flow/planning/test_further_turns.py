@@ -10,10 +10,10 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from batch_pipeline.flow.answers.outcomes import Action, Outcome, Status, settle
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.further import Further
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
-from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle
 from batch_pipeline.flow.planning import further_turns
 from batch_pipeline.flow.planning.further_turns import Said, turns_of
 from batch_pipeline.flow.planning.variants import MOST_CONTINUATIONS, Asked, Ways

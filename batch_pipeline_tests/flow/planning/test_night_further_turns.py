@@ -9,11 +9,11 @@ import orjson
 import pytest
 import yaml
 
+from batch_pipeline.flow.control.redrive import redrive
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import further_turns, manifests, variants
 from batch_pipeline.flow.recovery.recover import recover
-from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger import shards, sums
 from batch_pipeline.simulator import Faults, Simulator

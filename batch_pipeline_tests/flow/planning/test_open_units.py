@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow.answers import NightAnswers
+from batch_pipeline.flow.answers.answers import NightAnswers
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
@@ -19,7 +20,6 @@ from batch_pipeline.flow.planning import manifests, plan
 from batch_pipeline.flow.planning.open_units import open_units
 from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.flow.results import settled_rows
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from batch_pipeline.errors import GateClosedError
+from batch_pipeline.flow.answers.outcomes import Action, Outcome, Status, settle, with_more_room
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
-from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle, with_more_room
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.flow.planning.variants import Variant, Ways

@@ -24,7 +24,7 @@ from batch_pipeline.flow.realtime.call_failures import ERROR_TRIES
 from batch_pipeline.flow.realtime.journal import read_lines
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Faults as Declared
 from batch_pipeline.simulator import MessageLimits, Simulator
 from batch_pipeline_tests.conftest import MakePipeline

@@ -9,11 +9,11 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from batch_pipeline.flow.answers.schemas import DEAD_LETTER_SCHEMA
 from batch_pipeline.flow.dataset.snapshot import SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.paths import part_name
 from batch_pipeline.flow.results import dead_letters
 from batch_pipeline.flow.results.dead_letters import DeadLetter
-from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT
 

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import paths, redrive
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.control import redrive
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
@@ -23,10 +24,11 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
 from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
-from batch_pipeline.ledger import transitions, waits
+from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.processes import leases
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import transitions
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.dataset.prepared_rows import NOW, submission

@@ -15,8 +15,8 @@ import pytest
 
 from batch_pipeline import read_results
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.control.redrive import redrive
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.results.typed import carried_types
 from batch_pipeline.flow.results.typed.columns import columns_of
 from batch_pipeline.flow.run import run

@@ -13,10 +13,10 @@ from unittest.mock import Mock
 import pytest
 
 from batch_pipeline.flow import night_input, steps
+from batch_pipeline.flow.control.prune import prune
 from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.deadline.forecast import ASSUMED_TURNAROUND_SECONDS
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline.flow.reuse import copies, window
 from batch_pipeline.flow.run import run

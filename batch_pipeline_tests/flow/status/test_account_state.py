@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow.status.account_state import AccountState, AtApi
-from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.accounts.accounts import Account
 from batch_pipeline.ledger.admission.budget import Spending
 
 AT = 1_000_000.0

@@ -23,8 +23,9 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import alerts, notification
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import accounts, nights, organisations
 from batch_pipeline.ledger import alerts as recorded
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.accounts import accounts, organisations
 from batch_pipeline.ledger.alerts import Alert, AlertState
 from batch_pipeline.ledger.database import tables
 from batch_pipeline_tests.conftest import MakePipeline

@@ -14,7 +14,7 @@ from batch_pipeline.flow import run as runner
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import eta
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

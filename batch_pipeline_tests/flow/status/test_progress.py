@@ -15,23 +15,18 @@ from sqlalchemy import Connection
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import (
-    accounts,
-    nights,
-    redrives,
-    shards,
-    snapshots,
-    submissions,
-    transitions,
-)
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES
+from batch_pipeline.ledger.control import redrives
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions import submissions, transitions
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.ledger.sums import Counts
 
 LIMITS = Limits(senders=(Sender("default", "default", 10_000),), job_queue=None, lease_seconds=60)

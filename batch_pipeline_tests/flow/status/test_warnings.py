@@ -14,7 +14,7 @@ from batch_pipeline.flow.status import batch_warnings, warnings
 from batch_pipeline.flow.status.batch_warnings import DAY, HOUR
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.submissions.submissions import State, Submission
 from batch_pipeline_tests.flow.dataset.prepared_rows import (
     ACCOUNT,
     NIGHT,

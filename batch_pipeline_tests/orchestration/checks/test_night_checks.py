@@ -17,7 +17,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.checks.night_checks import Found
 from batch_pipeline.orchestration.shown import answers_shown
-from batch_pipeline.reporting.report import Report, SetAside
+from batch_pipeline.reporting.report.report import Report, SetAside
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.reporting.reports import REPORT

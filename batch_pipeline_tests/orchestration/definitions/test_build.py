@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
+from batch_pipeline.flow.answers.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.dagster_partitions import partitions_definition

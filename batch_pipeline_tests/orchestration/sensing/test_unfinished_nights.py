@@ -14,12 +14,12 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts
+from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.admission.night_state import Facts, Kind
 from batch_pipeline.ledger.admission.queue import Queue
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import ShardState
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.orchestration.names import Kind as RunKind
 from batch_pipeline.orchestration.sensing.run_requests import PilotStage, Plan, plan
 from batch_pipeline.orchestration.sensing.unfinished_nights import (

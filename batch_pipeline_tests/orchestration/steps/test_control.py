@@ -8,8 +8,8 @@ from typing import Any, cast
 import dagster as dg
 import pytest
 
-from batch_pipeline.ledger import actions
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
+from batch_pipeline.ledger.control import actions
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.checks import all_nights
 from batch_pipeline.orchestration.checks.stopped_nights import StoppedNights

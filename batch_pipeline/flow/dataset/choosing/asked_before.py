@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from batch_pipeline.flow import answers, joins
+from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers import answers
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import ORDINALS_A_LAYER, Layers, add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline

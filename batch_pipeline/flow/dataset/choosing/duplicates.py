@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset import snapshot
 from batch_pipeline.flow.dataset.choosing import asked_before, decisions
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, each_part, made_by
 from batch_pipeline.flow.dataset.prepare import EXAMPLES
 from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.storage.files import Files
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.choosing.expressions import Evaluator, Failed, texts_of
 from batch_pipeline.flow.dataset.reading.row_json import JsonRow
 from batch_pipeline.flow.dataset.reading.rows import Row
 from batch_pipeline.flow.dataset.texts import language
 from batch_pipeline.flow.dataset.texts.words import count_words
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.expressions import parse
 
 WHERE, WHERE_NULL = "where", "where:null"

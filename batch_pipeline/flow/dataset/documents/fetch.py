@@ -22,8 +22,8 @@ from typing import BinaryIO
 import httpx2
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from batch_pipeline.flow.dataset.documents.inspect_types import Refused
-from batch_pipeline.jobs.documents import PORTS, Host, parse_host
+from batch_pipeline.flow.dataset.documents.inspection.inspect_types import Refused
+from batch_pipeline.jobs.input.documents import PORTS, Host, parse_host
 
 NOT_ALLOWED = "URL not allowed"
 NOT_FETCHED = "URL cannot be fetched"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.documents.inspect_types import Refused
+from batch_pipeline.flow.dataset.documents.inspection.inspect_types import Refused
 from batch_pipeline.flow.dataset.reading.files import SourceFile
 from batch_pipeline.flow.dataset.reading.listing import filesystem_of, is_remote
 from batch_pipeline.flow.dataset.reading.streams import GONE

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from batch_pipeline.flow.concurrency import map_in_threads
-from batch_pipeline.flow.dataset.documents import content_kinds, inspection, places
-from batch_pipeline.flow.dataset.documents.content_kinds import IMAGE, PDF, TEXT, Name
+from batch_pipeline.flow.dataset.documents import places
 from batch_pipeline.flow.dataset.documents.fetch import Fetcher
-from batch_pipeline.flow.dataset.documents.inspect_types import Facts, Refused, Want
+from batch_pipeline.flow.dataset.documents.inspection import content_kinds, inspection
+from batch_pipeline.flow.dataset.documents.inspection.content_kinds import IMAGE, PDF, TEXT, Name
+from batch_pipeline.flow.dataset.documents.inspection.inspect_types import Facts, Refused, Want
 from batch_pipeline.flow.dataset.documents.places import Place
 from batch_pipeline.flow.dataset.documents.reference import EXTRACTION, MARK, Document, is_mark
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
@@ -36,7 +37,7 @@ from batch_pipeline.flow.dataset.reading.row_json import (
 from batch_pipeline.flow.dataset.reading.rows import Row
 from batch_pipeline.flow.dataset.reading.streams import open_named
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
-from batch_pipeline.jobs.documents import Keep, PageRanges, written
+from batch_pipeline.jobs.input.documents import Keep, PageRanges, written
 from batch_pipeline.jobs.prompts.template import DOCUMENT
 from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, base64_bytes
 from batch_pipeline.storage.files import Files

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec
 
 # How many files a warning names.
 _NAMED = 5

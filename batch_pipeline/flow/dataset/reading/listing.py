@@ -30,7 +30,7 @@ from batch_pipeline.flow.dataset.reading.files import (
     notice_of,
 )
 from batch_pipeline.flow.dataset.reading.row_json import escaped
-from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec
 from batch_pipeline.safe_text import redacted
 from batch_pipeline.storage.remote import PatientFileSystem, opened
 

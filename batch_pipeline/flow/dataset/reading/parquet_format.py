@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.documents import content_kinds
+from batch_pipeline.flow.dataset.documents.inspection import content_kinds
 from batch_pipeline.flow.dataset.reading.columns import NumberedRows, Wanted, check_header, place_of
 from batch_pipeline.flow.dataset.reading.row_json import JsonRow, row_of_cells, undecodable
 from batch_pipeline.flow.dataset.reading.splits import Section

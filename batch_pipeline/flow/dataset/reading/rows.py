@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError, StorageError
-from batch_pipeline.flow.dataset.documents.inspect_types import Refused
+from batch_pipeline.flow.dataset.documents.inspection.inspect_types import Refused
 from batch_pipeline.flow.dataset.documents.reference import Document
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted, place_of
 from batch_pipeline.flow.dataset.reading.document_format import row_of_file

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batch_pipeline.jobs.documents import PdfSpec
+from batch_pipeline.jobs.input.documents import PdfSpec
 from batch_pipeline.jobs.prompts.prompts import PromptSpec
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
 

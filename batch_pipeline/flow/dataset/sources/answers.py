@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.sources.source import Reading, arrow_rows
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import nights, snapshots
 from batch_pipeline.ledger.nights import Night

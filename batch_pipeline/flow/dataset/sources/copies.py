@@ -18,7 +18,7 @@ import orjson
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.documents.content_kinds import begins_like_a_document
+from batch_pipeline.flow.dataset.documents.inspection.content_kinds import begins_like_a_document
 from batch_pipeline.flow.dataset.documents.reference import MARK, is_mark
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.dataset.reading.files import Copied, Kind, SourceFile, Sources

@@ -18,7 +18,7 @@ from batch_pipeline.flow.dataset.sources.source import (
     check_columns,
     columns_of,
 )
-from batch_pipeline.jobs.input_sources import DeltaSourceSpec
+from batch_pipeline.jobs.input.input_sources import DeltaSourceSpec
 from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.partitions.declared_partitions import Declared
 from batch_pipeline.safe_text import redacted

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.sources.source import Reading, check_columns
-from batch_pipeline.jobs.input_sources import SqlSourceSpec
+from batch_pipeline.jobs.input.input_sources import SqlSourceSpec
 from batch_pipeline.jobs.partitions.declared_partitions import Declared
 from batch_pipeline.jobs.partitions.partitions import window_of
 from batch_pipeline.safe_text import redacted

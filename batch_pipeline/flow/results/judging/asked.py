@@ -14,14 +14,14 @@ from operator import mul
 
 import pyarrow as pa
 
+from batch_pipeline.flow.answers.outcomes import AskedFor
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.prices import price_of_variant
-from batch_pipeline.flow.outcomes import AskedFor
 from batch_pipeline.flow.planning import variants
 from batch_pipeline.flow.results.judging import details
 from batch_pipeline.ledger.home.identity import Sent
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.pricing.prices import ModelPrice, Tiers
 from batch_pipeline.pricing.tokens import TOKENS
 

@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batch_pipeline.flow.messages import as_json
-from batch_pipeline.flow.outcomes import TOOL_USE, AskedFor
+from batch_pipeline.flow.answers.messages import as_json
+from batch_pipeline.flow.answers.outcomes import TOOL_USE, AskedFor
 
 # Above this size citations, then thinking, then calls of tools are left out from their end.
 MAX_BYTES = 1_000_000

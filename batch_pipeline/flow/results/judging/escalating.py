@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from batch_pipeline.flow.answers.outcomes import Action, Outcome, Status, Undecided
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.flow.outcomes import Action, Outcome, Status, Undecided
 from batch_pipeline.flow.planning import variants
 from batch_pipeline.flow.planning.further_turns import Requests
 from batch_pipeline.flow.planning.variants import Ways

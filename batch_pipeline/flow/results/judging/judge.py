@@ -20,12 +20,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow import outcomes
+from batch_pipeline.flow.answers import outcomes
+from batch_pipeline.flow.answers.outcomes import NOT_DEAD, Action, Outcome, Status, Undecided
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
 from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
-from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.results.judging.asked import Asked, asked_of
@@ -43,7 +43,7 @@ from batch_pipeline.flow.results.judging.unsure import Unsure
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger.database.amounts import PICODOLLARS
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.ledger.sums import MODEL_COUNTS, Counts
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS

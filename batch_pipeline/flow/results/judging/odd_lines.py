@@ -7,7 +7,7 @@ from typing import Any
 
 from batch_pipeline.api.protocol import read_json
 from batch_pipeline.errors import ApiError
-from batch_pipeline.flow import outcomes
+from batch_pipeline.flow.answers import outcomes
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

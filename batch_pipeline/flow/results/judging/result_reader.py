@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow import outcomes
+from batch_pipeline.flow.answers import outcomes
+from batch_pipeline.flow.answers.messages import AnswerReader, Tokens, tokens_of
+from batch_pipeline.flow.answers.outcomes import Outcome
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.billing import Bill
-from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
-from batch_pipeline.flow.outcomes import Outcome
 from batch_pipeline.flow.planning import further_turns
 from batch_pipeline.flow.results.judging import details
 from batch_pipeline.flow.results.judging.asked import Asked

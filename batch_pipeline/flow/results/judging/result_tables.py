@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, USD
 from batch_pipeline.flow.dataset.requests.declaration import custom_id
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, USD
 from batch_pipeline.ledger.database.amounts import PICODOLLARS
-from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.submissions.submissions import Submission
 from batch_pipeline.pricing.tokens import TOKENS
 
 # What is read from a line, in this order; other columns come from the manifest or are the same in

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import joins, night_input, redrive, steps
+from batch_pipeline.flow import joins, night_input, steps
+from batch_pipeline.flow.control import redrive
 from batch_pipeline.flow.dataset import input_dataset, layers
 from batch_pipeline.flow.dataset import snapshot as snapshots_of_rows
 from batch_pipeline.flow.dataset.layers import layers_of

@@ -14,7 +14,7 @@ import pytest
 
 from batch_pipeline.flow.dataset.documents import fetch
 from batch_pipeline.flow.dataset.documents.fetch import Fetcher
-from batch_pipeline.flow.dataset.documents.inspect_types import Refused
+from batch_pipeline.flow.dataset.documents.inspection.inspect_types import Refused
 from batch_pipeline.flow.dataset.layers import Overlay
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.document_files import pdf

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from batch_pipeline.flow.dataset.documents import inspect_process, inspection
-from batch_pipeline.flow.dataset.documents.inspect_types import Facts, Refused, Want
-from batch_pipeline.flow.dataset.documents.inspection import inspect, thumbnail
+from batch_pipeline.flow.dataset.documents.inspection import inspect_process, inspection
+from batch_pipeline.flow.dataset.documents.inspection.inspect_types import Facts, Refused, Want
+from batch_pipeline.flow.dataset.documents.inspection.inspection import inspect, thumbnail
 from batch_pipeline.flow.dataset.documents.reference import EXTRACTION
 from batch_pipeline_tests.document_files import (
     docx,
@@ -216,6 +216,6 @@ def test_a_small_picture_is_made_of_pages_and_images(
 
 
 def test_for_images_alone_no_reader_of_pdfs_is_loaded() -> None:
-    module = "batch_pipeline.flow.dataset.documents.extract_image"
+    module = "batch_pipeline.flow.dataset.documents.inspection.extract_image"
     code = f"import sys, {module}; sys.exit('pypdfium2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

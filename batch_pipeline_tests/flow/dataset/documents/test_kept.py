@@ -14,13 +14,13 @@ from typing import Any
 import orjson
 import pytest
 
+from batch_pipeline.flow.control.prune import describe, prune
 from batch_pipeline.flow.dataset.documents.declared import document_input
 from batch_pipeline.flow.dataset.documents.reference import MARK
 from batch_pipeline.flow.dataset.input_dataset import read_snapshot
 from batch_pipeline.flow.dataset.sources import copies
 from batch_pipeline.flow.dataset.sources.source import Reading
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.prune import describe, prune
 from batch_pipeline.flow.recovery.found import documents_missing
 from batch_pipeline_tests.document_files import pdf
 from batch_pipeline_tests.flow.dataset.documents.snapshots import (

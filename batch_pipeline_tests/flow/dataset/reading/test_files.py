@@ -13,7 +13,7 @@ from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile, file_kind
 from batch_pipeline.flow.dataset.reading.listing import expand_path, find_sources
 from batch_pipeline.flow.dataset.reading.rows import read_rows
-from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec
 
 TREE = [
     "a.csv",

@@ -13,7 +13,7 @@ from batch_pipeline.flow.dataset.reading import json_format
 from batch_pipeline.flow.dataset.reading.files import Kind
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.rows import read_rows
-from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec
 
 ROWS = [{"id": str(n), "text": f'a ] }} " {n} é', "n": {"list": [1.10, None]}} for n in range(50)]
 

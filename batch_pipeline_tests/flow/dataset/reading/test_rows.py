@@ -20,7 +20,7 @@ from batch_pipeline.flow.dataset.reading import formats
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.row_json import row_values
 from batch_pipeline.flow.dataset.reading.rows import read_rows
-from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec
 from batch_pipeline_tests.flow.dataset.reading.input_files import read, write, write_parquet
 
 # --- what is read --------------------------------------------------------------------------------

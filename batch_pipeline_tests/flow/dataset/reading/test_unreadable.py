@@ -16,7 +16,7 @@ from batch_pipeline.flow.dataset.reading.columns import Wanted
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.rows import read_rows, read_section
 from batch_pipeline.flow.dataset.reading.splits import Section
-from batch_pipeline.jobs.inputs import CsvSpec
+from batch_pipeline.jobs.input.inputs import CsvSpec
 from batch_pipeline_tests.flow.dataset.reading.input_files import read, write, write_parquet
 
 

@@ -21,7 +21,7 @@ from batch_pipeline.flow.dataset.requests.declaration import (
 )
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger.transitions import new_token
+from batch_pipeline.ledger.submissions.transitions import new_token
 from batch_pipeline_tests.support import job
 
 API_RULE = re.compile(r"^[a-zA-Z0-9_-]{1,64}\Z")

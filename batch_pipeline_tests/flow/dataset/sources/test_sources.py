@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from batch_pipeline import read_results
 from batch_pipeline.errors import BatchPipelineError, InputDataError, UsageError
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.control.prune import prune
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.reading.rows import read_rows
 from batch_pipeline.flow.dataset.sources import copies
@@ -24,10 +25,9 @@ from batch_pipeline.flow.dataset.sources.find import find_input, shape_changes
 from batch_pipeline.flow.dataset.sources.frames import FramesSource, keep
 from batch_pipeline.flow.dataset.sources.value_types import ValueTypes
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.steps import open_night
-from batch_pipeline.jobs.input_sources import SqlSourceSpec, query_problem
+from batch_pipeline.jobs.input.input_sources import SqlSourceSpec, query_problem
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
 from batch_pipeline.simulator import Simulator

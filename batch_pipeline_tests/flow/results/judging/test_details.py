@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from batch_pipeline.flow.outcomes import AskedFor
+from batch_pipeline.flow.answers.outcomes import AskedFor
 from batch_pipeline.flow.results.judging import details
 from batch_pipeline.flow.results.judging.details import MAX_BYTES
 

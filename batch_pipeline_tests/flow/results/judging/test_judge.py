@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batch_pipeline.flow.answers.messages import AnswerReader, usage_of
+from batch_pipeline.flow.answers.outcomes import Action, AskedFor, Outcome, Status
+from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.requests.declaration import Declaration, custom_id, parse_custom_id
-from batch_pipeline.flow.messages import AnswerReader, usage_of
-from batch_pipeline.flow.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.results.judging.judge import LineJudge
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.pricing.prices import ModelPrice, find_price
 from batch_pipeline.pricing.tokens import TOKENS

@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow import answers, joins
+from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers import answers
+from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.choosing.duplicates import DUPLICATES
 from batch_pipeline.flow.dataset.choosing.near import twins
 from batch_pipeline.flow.dataset.layers import Layers, each_part
 from batch_pipeline.flow.dataset.requests.sizes import NOTHING, PROMPT_SIZE, SUMS, Sizes
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.storage.files import Files
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.flow.control.redrive import redrive
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.support import (

@@ -1,0 +1,1 @@
+"""What the command `demo` works on: documents of this machine."""

@@ -1,0 +1,1 @@
+"""What people did to nights, in the ledger: actions, approvals, redrives."""
