@@ -27,7 +27,7 @@ from batch_pipeline.errors import (
     BatchPipelineError,
     UsageError,
 )
-from batch_pipeline.jobs.accounts_file import AccountNames, Accounts, AccountSpec
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames, Accounts, AccountSpec
 from batch_pipeline.ledger.accounts import accounts as rows
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.safe_text import get_logger

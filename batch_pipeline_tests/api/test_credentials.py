@@ -14,7 +14,7 @@ from starlette.responses import Response
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, NoCredentialsError, UsageError
-from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec, FederationSpec
+from batch_pipeline.jobs.accounts.account_specs import AccountSpec, FederationSpec
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.api.test_client import body, create
 from batch_pipeline_tests.support import Faults, error

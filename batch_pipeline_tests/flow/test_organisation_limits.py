@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from batch_pipeline.errors import AccountError, UsageError
 from batch_pipeline.flow import account_probes, organisation_limits
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.accounts_file import Accounts, AccountSpec
+from batch_pipeline.jobs.accounts.accounts_file import Accounts, AccountSpec
 from batch_pipeline.ledger.accounts import organisations
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.simulator import Faults, Simulator

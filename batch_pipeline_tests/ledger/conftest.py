@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.jobs.accounts_file import AccountNames
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames
 from batch_pipeline.ledger import nights, shards, snapshots, waits
 from batch_pipeline.ledger.accounts import accounts, organisations
 from batch_pipeline.ledger.admission import admission, budget, decision, queue

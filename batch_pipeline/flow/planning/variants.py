@@ -29,8 +29,8 @@ from batch_pipeline.flow.answers.outcomes import (
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.further import Further
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
+from batch_pipeline.jobs.routes import EscalateSpec
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.jobs.thrift import EscalateSpec
 from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, tier_factor
 from batch_pipeline.pricing.tokens import Lifetime
 

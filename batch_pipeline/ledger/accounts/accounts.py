@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import AccountError, LedgerError
-from batch_pipeline.jobs.accounts_file import AccountNames
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames
 from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.accounts import organisations
 from batch_pipeline.ledger.database import tables
