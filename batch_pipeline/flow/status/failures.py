@@ -143,8 +143,9 @@ def record(
             state = replace(state, night=replace(state.night, failure=failure))
             failure["of_sender"] = warnings.is_of_sender(state)
             nights.update_night(connection, night.id, failure=failure)
-    log.error("%s %s failed: %s; %s", spec.name, partition, found.reason, found.remedy)
-    alerts.look(pipeline, spec.alerts, state)
+    # A new alert is logged with the same words.
+    if not alerts.look(pipeline, spec.alerts, state):
+        log.error("%s %s failed: %s; %s", spec.name, partition, found.reason, found.remedy)
     if is_new and not state.complete:
         # The home may be what has failed, and was waited for long enough.
         with contextlib.suppress(Exception), remote.patience(PAGE_SECONDS):
@@ -184,6 +185,8 @@ def explain(spec: JobSpec, partition: str, error: Exception, home: str) -> Failu
         said = f"{type(error).__name__}: {said}"
     # What messages of the home say of going on is said by the remedy.
     said = one_line(said.partition("Nothing is lost")[0])
+    # Each place that shows the reason names the night itself.
+    said = said.removeprefix(f"{spec.name} {partition}: ")
     reason = clipped(said.strip().rstrip("."), REASON_CHARACTERS)
     again = f"`batch-pipeline run {spec.name} --partition {partition}`"
     paused = isinstance(error, AccountPausedError)
