@@ -34,6 +34,7 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch, sim: Simulator, tmp_path: Pa
 
 @pytest.fixture
 def federation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A workload identity in place of a key, as the SDK's variables declare it."""
     token = tmp_path / "identity"
     token.write_text(IDENTITY)
     monkeypatch.setenv("ANTHROPIC_FEDERATION_RULE_ID", "fdrl_1")

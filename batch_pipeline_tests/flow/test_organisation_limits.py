@@ -50,6 +50,7 @@ def test_whose_admin_key_reads_which_organisation(
 def pipeline(
     make_pipeline: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Pipeline:
+    """A pipeline with accounts of two organisations, each with an admin key."""
     monkeypatch.setenv("NORTH_ADMIN", "admin@a/north")
     monkeypatch.setenv("SOUTH_ADMIN", "admin@a/south")
     file = accounts_support.write(

@@ -22,6 +22,7 @@ from batch_pipeline_tests.stores import (
 
 @pytest.fixture
 def files(s3: str, proxy: FaultProxy) -> Files:
+    """A home in a bucket behind the proxy."""
     return Files(f"s3://{new_bucket(s3)}/home")
 
 

@@ -30,6 +30,7 @@ legal: {profile: legal, base_url: "https://gateway.example.com"}
 
 @pytest.fixture
 def write(tmp_path: Path) -> Path:
+    """Where accounts.yaml is written."""
     return tmp_path / "accounts.yaml"
 
 
