@@ -215,7 +215,7 @@ class Connections:
 
     def rest(self, account: str, failure: ApiFailure, took: float) -> None:
         """Leave an account of the ledger whose API does not answer alone for a while, after a call
-        that took so many seconds: the others wait meanwhile."""
+        that took `took` seconds: the others wait meanwhile."""
         declared = self._accounts.declared_as(account)
         if declared is not None and is_outage(failure) and not self._rests(declared):
             self._failed[declared] = failure, self._rests_until(took)

@@ -137,7 +137,8 @@ def first_attempt(name: str | None, tried: int) -> int:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """How a request was asked: its variant and route, and its size in bytes, of which its further
-    turns take `further_bytes`; a paused answer to it was continued so many times."""
+    turns take `further_bytes`; `continuations` counts how often a paused answer went
+    on."""
 
     variant: str | None
     route: str | None

@@ -57,7 +57,7 @@ from batch_pipeline.wording import clipped
 log = get_logger(__name__)
 
 ACCOUNT, API, INTERNAL = "account", "api", "internal"
-# What passes once somebody, or time, has seen to its cause: the night goes on by itself then.
+# Causes that pass, by themselves or once a person has seen to them: then the night goes on.
 PASSING = (ACCOUNT, API, STORAGE)
 # Causes that are a night's state already, with an alert of their own.
 TOLD = frozenset({Kind.REFUSED, Kind.SHORT_OF_BUDGET, *GATES})
