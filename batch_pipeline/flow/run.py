@@ -16,7 +16,7 @@ from batch_pipeline.flow import found_input, night_input, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state, outage, warnings
+from batch_pipeline.flow.status import alerts, failures, night_state, outage, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.admission import admission
@@ -111,6 +111,7 @@ class _Run:
             if state.night.held_at is None and _nothing_pending(state):
                 # What changed while batches were in flight is taken up here.
                 night_input.take_input(pipeline, spec, night)
+                failures.clear_of_input(pipeline, spec, night.partition)
             try:
                 state, sent = self._step()
             except BatchPipelineError:

@@ -113,6 +113,26 @@ def test_a_closed_gate(program: Program) -> None:
     assert program("run", job).code == 0
 
 
+def test_a_failure_of_the_input_is_not_shown_any_more_once_the_input_is_taken(
+    program: Program,
+) -> None:
+    reviewed = {"size": 10, "review": "required"}
+    rows = documents(20)
+    wrong = [row | {"text": None} if number < 5 else row for number, row in enumerate(rows)]
+    job = program.declare("review", wrong, pilot=reviewed)
+    ended = program("run", job)
+    assert ended.code == 1
+    [night] = program("status", job, "--json").document["nights"]
+    assert night["state"] == "failed"
+
+    program.declare("review", rows, pilot=reviewed)
+    ended = program("run", job)
+    assert ended.code == 3
+    assert "cannot be sent" not in ended.err
+    [night] = program("status", job, "--json").document["nights"]
+    assert night["state"] == "gate closed"
+
+
 def test_a_cancelled_night_rests_until_it_is_resumed(
     program: Program, simulator: Simulator
 ) -> None:

@@ -59,7 +59,7 @@ def _show(found: Preview, page: str | None) -> None:
     def say(text: str = "") -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    of_all = "" if found.requests is None else f" of {found.requests:,} requests"
+    of_all = " rows" if found.requests is None else f" of {found.requests:,} requests"
     say(f"{found.job} {found.partition}: {len(found.rows)}{of_all}; nothing was sent.")
     for note in found.notes:
         say(f"Note: {note}.")

@@ -53,6 +53,7 @@ def show_report(output: Output, report: Report) -> None:
             ("output tokens", f"{report.tokens.output_tokens:,}"),
             ("billed as batches", usd(report.costs.batch_usd)),
             ("billed in real time", usd(report.costs.realtime_usd)),
+            ("billed in all", usd(report.costs.billed_usd)),
             ("all in real time", usd(report.costs.counterfactual_usd)),
             ("saved", usd(report.costs.savings_usd)),
             ("per good answer", usd(report.cost_per_succeeded_usd)),

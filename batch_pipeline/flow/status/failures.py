@@ -181,6 +181,8 @@ def explain(spec: JobSpec, partition: str, error: Exception, home: str) -> Failu
         said = f"{type(error).__name__}: {said}"
     # What messages of the home say of going on is said by the remedy.
     said = one_line(said.partition("Nothing is lost")[0])
+    # Where a reason is shown, its night is named.
+    said = said.removeprefix(f"{spec.name} {partition}: ")
     reason = clipped(said.strip().rstrip("."), REASON_CHARACTERS)
     again = f"`batch-pipeline run {spec.name} --partition {partition}`"
     paused = isinstance(error, AccountPausedError)
@@ -281,11 +283,30 @@ def _clear(pipeline: Pipeline, spec: JobSpec, partition: str, step: str) -> None
     """
     with pipeline.ledger.read() as connection:
         every = nights.list_nights(connection, job=spec.name, partition=partition)
-    overcome = [
-        night
-        for night in every
-        if night.failure is not None and (step == WHOLE or night.failure["step"] in (step, WHOLE))
-    ]
+    _take_away(
+        pipeline,
+        [
+            night
+            for night in every
+            if night.failure is not None
+            and (step == WHOLE or night.failure["step"] in (step, WHOLE))
+        ],
+    )
+
+
+def clear_of_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> None:
+    """Take away a failure that was in the input's data, once the input is taken.
+
+    The run that has taken it may stop at a gate or last for hours, and would show all the time
+    what has been put right.
+    """
+    with pipeline.ledger.read() as connection:
+        every = nights.list_nights(connection, job=spec.name, partition=partition)
+    wrong = [night for night in every if (night.failure or {}).get("code") == InputDataError.code]
+    _take_away(pipeline, wrong)
+
+
+def _take_away(pipeline: Pipeline, overcome: list[Night]) -> None:
     if not overcome:
         return
     with pipeline.ledger.write() as connection:
