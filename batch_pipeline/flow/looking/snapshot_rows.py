@@ -57,7 +57,9 @@ class SnapshotItem:
             return f"its request is the same as that of {self.answered_by!r}, which answers both"
         if self.status is None:
             return None
-        return ": ".join(filter(None, (self.status, self.reason, self.detail)))
+        detail = self.detail or ""
+        reason = None if self.reason and detail.startswith(self.reason) else self.reason
+        return ": ".join(filter(None, (self.status, reason, detail)))
 
 
 _COLUMNS = [name for name in SCHEMA.names if name in SnapshotItem.__dataclass_fields__]
