@@ -225,7 +225,7 @@ def _switch(
         log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
         raise
     log.info(
-        "%s %s: %s items, %s not sent, %s answered by another's request",
+        "%s %s: %s items, %s not sent, %s duplicates",
         night.job,
         night.partition,
         f"{new.items:,}",
