@@ -15,7 +15,6 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
-from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import submissions
 from batch_pipeline.ledger.submissions.submissions import LIVE, State, Submission
 from batch_pipeline.pricing.caching import describe_prefix, minimum_tokens
@@ -101,17 +100,6 @@ def warm_ups_of(connection: Connection, night_id: int) -> int:
     columns = tables.shard.c
     query = sa.select(sa.func.count()).where(columns.night_id == night_id, columns.warms > "")
     return int(connection.scalar(query) or 0)
-
-
-def warm_up_waits(connection: Connection, night_id: int) -> bool:
-    """Whether a warm-up of a night is planned and not sent."""
-    columns = tables.shard.c
-    query = sa.select(columns.id).where(
-        columns.night_id == night_id,
-        columns.state == ShardState.WAITING.value,
-        columns.warms > "",
-    )
-    return connection.scalar(query.limit(1)) is not None
 
 
 def marked_batches(

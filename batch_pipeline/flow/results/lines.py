@@ -50,14 +50,14 @@ def of_submission(
         yield whole_lines(chunks)
 
 
-def whole_lines(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Chunks put together to blocks of at least `size` bytes that end with a line's end."""
+def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunks put together to blocks of at least `BLOCK_BYTES` that end with a line's end."""
     parts: list[bytes] = []
     held = 0
     for chunk in chunks:
         parts.append(chunk)
         held += len(chunk)
-        if held < size or b"\n" not in chunk:
+        if held < BLOCK_BYTES or b"\n" not in chunk:
             continue
         head, _, rest = b"".join(parts).rpartition(b"\n")
         yield head + b"\n"

@@ -217,13 +217,6 @@ def check_boundary(declared: Declared, text: str) -> None:
         )
 
 
-def keys_between(declared: Declared, first: str, last: str, now: datetime) -> list[str]:
-    """All keys from `first` to `last`, both included and both checked; empty if out of order."""
-    check_key(declared, first, now)
-    check_key(declared, last, now)
-    return keys_in_range(declared, first, last)
-
-
 def keys_in_range(declared: Declared, first: str, last: str) -> list[str]:
     """All keys from `first` to `last`, both included, whether they exist yet or not; empty if one
     of the two is no partition of the job as declared now."""

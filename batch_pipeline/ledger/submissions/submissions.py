@@ -171,17 +171,6 @@ def nights_with(connection: Connection, *states: State) -> set[int]:
     return set(connection.scalars(sa.select(column).where(wanted).distinct()))
 
 
-def last_accepted(connection: Connection, account: str, limit: int = 20) -> list[Submission]:
-    """The account's latest submissions that the API took in, newest first."""
-    query = (
-        sa.select(tables.submission)
-        .where(tables.submission.c.account == account, tables.submission.c.batch_id.is_not(None))
-        .order_by(tables.submission.c.id.desc())
-        .limit(limit)
-    )
-    return _read(connection, query)
-
-
 def by_token(connection: Connection, account: str, token: str) -> Submission | None:
     """The submission of an account's workspace with this token."""
     names = accounts.same_workspace(connection, account)

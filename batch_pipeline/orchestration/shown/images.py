@@ -6,12 +6,13 @@ import base64
 from collections.abc import Sequence
 
 CHART_WIDTH, CHART_HEIGHT, CHART_GAP, MOST_BARS = 240, 40, 2, 30
+BARS_COLOUR = "#4f43dd"
 
 # Charts: SVG as a data URI in Markdown. Dagster shows Markdown of under 1,000 characters at once,
 # longer texts behind a link: hence one path and no text inside.
 
 
-def bars(values: Sequence[float], *, colour: str = "#4f43dd", title: str = "chart") -> str:
+def bars(values: Sequence[float], *, title: str) -> str:
     """A Markdown image with a bar for each of the last values, scaled to the largest."""
     shown = list(values)[-MOST_BARS:]
     largest = max(shown, default=0.0)
@@ -20,10 +21,12 @@ def bars(values: Sequence[float], *, colour: str = "#4f43dd", title: str = "char
     for index, value in enumerate(shown):
         height = max(1, round(CHART_HEIGHT * value / largest)) if largest > 0 else 1
         path.append(f"M{index * step} {CHART_HEIGHT}v-{height}h{step - CHART_GAP}v{height}z")
-    return _image(f'<path fill="{colour}" d="{"".join(path)}"/>', CHART_WIDTH, CHART_HEIGHT, title)
+    return _image(
+        f'<path fill="{BARS_COLOUR}" d="{"".join(path)}"/>', CHART_WIDTH, CHART_HEIGHT, title
+    )
 
 
-def proportions(parts: Sequence[tuple[int, str]], *, title: str = "chart") -> str:
+def proportions(parts: Sequence[tuple[int, str]], *, title: str) -> str:
     """A Markdown image of one bar, cut into coloured parts by their size."""
     total = sum(size for size, _ in parts) or 1
     drawn = []

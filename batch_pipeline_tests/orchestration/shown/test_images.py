@@ -16,11 +16,11 @@ INLINE_CHARACTERS = 1_000
 @pytest.mark.parametrize(
     ("image", "shapes"),
     [
-        (images.bars([float(number) for number in range(100)]), 1),
-        (images.bars([0.0]), 1),
-        (images.bars([]), 1),
-        (images.proportions([(1, "#111111"), (0, "#222222"), (3, "#333333")]), 2),
-        (images.proportions([(0, "#111111")]), 0),
+        (images.bars([float(number) for number in range(100)], title="cost"), 1),
+        (images.bars([0.0], title="cost"), 1),
+        (images.bars([], title="cost"), 1),
+        (images.proportions([(1, "#111111"), (0, "#222222"), (3, "#333333")], title="items"), 2),
+        (images.proportions([(0, "#111111")], title="items"), 0),
     ],
 )
 def test_charts_are_small_images_that_markdown_shows_inline(image: str, shapes: int) -> None:

@@ -83,11 +83,6 @@ def row_of_json(line: bytes) -> JsonRow:
     return JsonRow(line, _require_object(cells))
 
 
-def row_values(text: bytes, columns: Sequence[str]) -> tuple[dict[str, str], str | None]:
-    """`values_of` of a row that is there as its JSON text alone."""
-    return values_of(row_of_json(text), columns)
-
-
 def values_of(row: JsonRow, columns: Sequence[str]) -> tuple[dict[str, str], str | None]:
     """A row's texts for the template's columns, and why the row cannot be used, or None.
 

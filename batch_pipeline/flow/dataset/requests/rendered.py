@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 
 from batch_pipeline.flow.dataset.documents.reference import Document, of_cell
-from batch_pipeline.flow.dataset.requests.further import Further
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 
@@ -28,9 +27,9 @@ class _Hashes:
         yield document.sha256.encode()
 
 
-def of_row(builder: RequestBuilder, row: Input, further: Further | None = None) -> dict[str, Any]:
+def of_row(builder: RequestBuilder, row: Input) -> dict[str, Any]:
     """The Messages parameters of a row that can be sent, with documents in words."""
-    rebuilt = builder.rebuild(row.text, row.places, further, _Hashes())
+    rebuilt = builder.rebuild(row.text, row.places, None, _Hashes())
     params: dict[str, Any] = orjson.loads(rebuilt)
     found = documents_of(row.text).values()
     shown: dict[str, Any] = elided(params, {each.sha256: each for each in found})

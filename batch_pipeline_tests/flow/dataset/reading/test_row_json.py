@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.flow.dataset.reading.listing import find_sources
-from batch_pipeline.flow.dataset.reading.row_json import row_values
+from batch_pipeline.flow.dataset.reading.row_json import row_of_json, values_of
 from batch_pipeline.flow.dataset.reading.rows import read_rows
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
@@ -42,8 +42,8 @@ def test_jsonl_rows_rebuild_from_their_input(tmp_path: Path, cells: list[dict[st
     path = write(tmp_path / "x.jsonl", b"\n".join(json.dumps(row).encode() for row in rows))
     for row in read(path, ("a", "b", "c")):
         row.input.decode()
-        assert row_values(row.input, ("a", "b", "c")) == (row.values, row.problem)
-        assert row_values(orjson.dumps(orjson.Fragment(row.input)), ("c",))[1] in {
+        assert values_of(row_of_json(row.input), ("a", "b", "c")) == (row.values, row.problem)
+        assert values_of(row_of_json(orjson.dumps(orjson.Fragment(row.input))), ("c",))[1] in {
             None,
             *problems(),
         }
@@ -65,7 +65,7 @@ def test_csv_rows_come_back_as_written(tmp_path: Path, pairs: list[tuple[str, st
         {"id": "x", "a": a or None, "b": b or None} for a, b in pairs
     ]
     for row, (a, b) in zip(rows, pairs, strict=True):
-        assert row_values(row.input, ("a", "b")) == (row.values, row.problem)
+        assert values_of(row_of_json(row.input), ("a", "b")) == (row.values, row.problem)
         assert row.values == {name: text for name, text in (("a", a), ("b", b)) if text}
 
 
@@ -81,7 +81,7 @@ def test_parquet_rows_rebuild_from_their_input(tmp_path: Path, cells: list[Any])
     }
     rows = read(write_parquet(tmp_path / "x.parquet", table), ("a", "b", "c"))
     for row, (data, number, text) in zip(rows, cells, strict=True):
-        assert row_values(row.input, ("a", "b", "c")) == (row.values, row.problem)
+        assert values_of(row_of_json(row.input), ("a", "b", "c")) == (row.values, row.problem)
         assert row.values.get("c") == text
         assert row.values.get("a", "\ufffd").encode() in {data, "\ufffd".encode()}
         if "b" in row.values:

@@ -18,7 +18,7 @@ import pytest
 
 from batch_pipeline.flow.dataset.reading import formats
 from batch_pipeline.flow.dataset.reading.listing import find_sources
-from batch_pipeline.flow.dataset.reading.row_json import row_values
+from batch_pipeline.flow.dataset.reading.row_json import row_of_json, values_of
 from batch_pipeline.flow.dataset.reading.rows import read_rows
 from batch_pipeline.jobs.input.inputs import CsvSpec
 from batch_pipeline_tests.flow.dataset.reading.input_files import read, write, write_parquet
@@ -217,7 +217,7 @@ def test_a_dirty_row_is_set_aside(
 ) -> None:
     row = read(write(tmp_path / name, data))[0]
     assert row.problem == problem
-    assert row_values(row.input, ("text",)) == (row.values, problem)
+    assert values_of(row_of_json(row.input), ("text",)) == (row.values, problem)
     assert ("text" in row.values) == (problem is None)
 
 

@@ -23,9 +23,6 @@ Bytes = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.uint32]
 
-# The recipe, by which kept signatures are told apart: numbers of different recipes say nothing of
-# each other. The library's algorithm has had two versions.
-RECIPE = "bytes24-1of8-minhash112-rensa2"
 NUMBERS = 112
 PIECE_BYTES = 24
 # A text with fewer chosen pieces than this is represented by all of them: of so few, two texts that
