@@ -114,7 +114,8 @@ def test_an_unknown_key_is_refused_with_the_valid_range(key: str) -> None:
     every=st.sampled_from(EVERY),
     end_offset=st.integers(0, 3),
     start=st.dates(date(2025, 12, 1), date(2026, 2, 1)),
-    seconds=st.integers(-60 * 86_400, 120 * 86_400),
+    # Not from 2 November 2025, when a Sunday's midnight came twice in Havana: Dagster itself fails.
+    seconds=st.integers(-45 * 86_400, 120 * 86_400),
     whole=st.sampled_from([1, 3_600, 86_400]),
 )
 def test_the_same_keys_as_dagster(
