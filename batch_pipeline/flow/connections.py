@@ -194,19 +194,20 @@ class Connections:
             self.note_unusable(owner, error)
             self.tell(name, error)
 
-    def note_unusable(self, owner: Owner, error: Exception) -> None:
-        """Note in the ledger why an owner's accounts could not be connected: that they are paused,
-        that their API does not answer, or that it refuses their key."""
+    def note_unusable(self, owner: Owner, error: Exception, *, times: int = 1) -> None:
+        """Note in the ledger why an owner's accounts cannot be used: that they are paused, that
+        their API does not answer, or that it refuses their key, as `times` refusals."""
         self.register(owner)
         with self._ledger().write() as connection:
-            for name, problem in self.problems(owner, error).items():
+            for name, problem in self._problems(owner, error).items():
+                # In the API's words: the error tells a person what to do, too.
+                reason = str(cause_of(problem) or problem)
                 if isinstance(problem, AccountPausedError):
-                    rows.pause_account(connection, name, str(problem))
+                    rows.pause_account(connection, name, reason)
                 elif isinstance(problem, ApiError) or is_outage(problem):
-                    # In the API's words: the error tells a person to run again, too.
-                    rows.note_unanswered(connection, name, str(cause_of(problem) or problem))
+                    rows.note_unanswered(connection, name, reason)
                 else:
-                    rows.note_refused(connection, name, str(problem))
+                    rows.note_refused(connection, name, reason, times=times)
 
     def rest(self, account: str, failure: ApiFailure, took: float) -> None:
         """Leave an account of the ledger whose API does not answer alone for a while, after a call
@@ -265,7 +266,7 @@ class Connections:
                     names = self._accounts.names(declared, simulated=owner.simulated)
                     rows.register(connection, names)
 
-    def problems(self, owner: Owner, error: Exception) -> dict[str, Exception]:
+    def _problems(self, owner: Owner, error: Exception) -> dict[str, Exception]:
         """Why accounts of an owner cannot be used, by name, after an error: of one alone the error
         itself, of several what was met with when each was connected."""
         if len(owner.accounts) == 1:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from fsspec.implementations.memory import MemoryFileSystem
 
 from batch_pipeline.flow import paths, publishing
+from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger import nights
@@ -268,7 +269,9 @@ def test_no_file_is_touched_while_the_ledger_is_locked(
         sa.event.listen(sa.Engine, event, note)
     try:
         url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
-        _whole_story(make_pipeline(home=home, ledger_url=url), tmp_path)
+        pipeline = make_pipeline(home=home, ledger_url=url)
+        _night_and_report(pipeline, tmp_path)
+        _night_again(pipeline, tmp_path)
     finally:
         for event, note in (("begin", begin), ("commit", end), ("rollback", end)):
             sa.event.remove(sa.Engine, event, note)
@@ -319,7 +322,8 @@ def test_no_transaction_waits_for_a_store(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """S3 and PostgreSQL; the first process dies between a commit and the move of its files."""
+    """S3 and PostgreSQL: a night and its report. The first process dies between a commit and the
+    move of its files."""
     pytest.importorskip("moto")
     s3fs: Any = importlib.import_module("s3fs")
     from werkzeug.serving import make_server  # noqa: PLC0415
@@ -347,8 +351,8 @@ def test_no_transaction_waits_for_a_store(
 
         monkeypatch.setattr(first.files, "move", die)
         with pytest.raises(DiedError):
-            _whole_story(first, tmp_path)
-        _whole_story(make(), tmp_path)
+            _night_and_report(first, tmp_path)
+        _night_and_report(make(), tmp_path)
     finally:
         server.shutdown()
     assert not store.missing
@@ -356,17 +360,20 @@ def test_no_transaction_waits_for_a_store(
     assert not accepted_twice(sim)
 
 
-def _whole_story(pipeline: Pipeline, tmp_path: Path) -> None:
-    """A night, its report, and a second run with changed input."""
-    from batch_pipeline.flow.costs.cost_report import write_report  # noqa: PLC0415
-
+def _night_and_report(pipeline: Pipeline, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", documents(8))
     spec = job(source, output={"carry": ["text"]})
     state = run(pipeline, spec, PARTITION)
     assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(8)}
     assert write_report(pipeline, spec, state.night).complete
-    write_rows(source, documents(9, start=1))
-    assert run(pipeline, spec, PARTITION).complete
+
+
+def _night_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    """The same night with changed input, and its report."""
+    source = write_rows(tmp_path / "in.jsonl", documents(9, start=1))
+    spec = job(source, output={"carry": ["text"]})
+    state = run(pipeline, spec, PARTITION)
+    assert state.complete
     said = json.loads(pipeline.files.read(paths.report(spec.name, PARTITION, ".json")) or b"")
     assert said["complete"] is False
     assert write_report(pipeline, spec, state.night).complete

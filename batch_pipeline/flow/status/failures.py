@@ -31,7 +31,6 @@ from batch_pipeline.errors import (
     StorageError,
     UsageError,
 )
-from batch_pipeline.flow.connections import Owner
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import (
     alerts,
@@ -240,26 +239,21 @@ def _night(
         begun = bool(known or nights.list_nights(connection, job=spec.name))
     if by_hand and isinstance(error, UsageError) and not begun:
         return None
-    _note_accounts(pipeline, owner, error)
+    if _is_of_sender(error):
+        # No fault of the moment, since a step has failed for it: alerts tell of it at once.
+        pipeline.connections.note_unusable(owner, error, times=REFUSED_TIMES)
+    else:
+        pipeline.connections.register(owner)
     with pipeline.ledger.write() as connection:
         return nights.open_night(connection, spec.name, partition, owner.name)
 
 
-def _note_accounts(pipeline: Pipeline, owner: Owner, error: Exception) -> None:
-    """Note with the accounts what the API said of them at the start, where nothing else is asked;
-    that a step has failed for it is no fault of the moment, and counts as several refusals."""
-    pipeline.connections.register(owner)
-    for account, problem in pipeline.connections.problems(owner, error).items():
-        cause = cause_of(problem)
-        if cause is None:
-            continue
-        with pipeline.ledger.write() as connection:
-            if is_outage(cause):
-                accounts.note_unanswered(connection, account, str(cause))
-            elif isinstance(problem, AccountPausedError):
-                accounts.pause_account(connection, account, str(cause))
-            elif refuses_key(cause):
-                accounts.note_refused(connection, account, str(cause), times=REFUSED_TIMES)
+def _is_of_sender(error: Exception) -> bool:
+    """Whether the API refuses the key or the account that asked, or does not answer."""
+    cause = cause_of(error)
+    if cause is None:
+        return False
+    return isinstance(error, AccountPausedError) or is_outage(cause) or refuses_key(cause)
 
 
 def _is_told(state: Progress, spec: JobSpec, error: Exception) -> bool:

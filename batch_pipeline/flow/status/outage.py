@@ -45,9 +45,11 @@ def wait_for_api(
         except (ApiUnavailableError, ApiFailure) as error:
             if not is_outage(error):
                 raise
-            owner = note_unreached(pipeline, spec, error)
+            # The API alone could tell whether it is a simulator, whose nights are its own.
+            owner = pipeline.likely_owner(spec)
+            pipeline.connections.note_unusable(owner, error)
             with pipeline.ledger.write() as connection:
-                night = nights.open_night(connection, spec.name, partition, owner)
+                night = nights.open_night(connection, spec.name, partition, owner.name)
                 state = progress.of_night(connection, night.id)
             alerts.look(pipeline, spec.alerts, state)
             if time.monotonic() - began >= patience:
@@ -114,14 +116,6 @@ def note_of_any(pipeline: Pipeline, senders: Sequence[str], failure: ApiFailure)
     that failed was noted where it was asked."""
     if len(senders) == 1:
         note(pipeline, senders[0], failure)
-
-
-def note_unreached(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
-    """Note that no account's API answered at the start, where it alone could tell whether it is a
-    simulator; returns the name of the owner that the night is taken for."""
-    owner = pipeline.likely_owner(spec)
-    pipeline.connections.note_unusable(owner, error)
-    return owner.name
 
 
 def _said(error: Exception) -> str:

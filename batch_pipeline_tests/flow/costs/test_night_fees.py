@@ -39,14 +39,14 @@ def a_job(tmp_path: Path, count: int = 60, **changes: Any) -> JobSpec:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "billed"),
     [
-        {"pilot": {"size": 6, "max_error_rate": 1}},
-        {"mode": "realtime", "pilot": {"size": 0}},
+        ({"pilot": {"size": 6, "max_error_rate": 1}}, {}),
+        ({"pilot": {"size": 6, "max_error_rate": 1}}, {**BILLED, "model": OPUS}),
+        ({"mode": "realtime", "pilot": {"size": 0}}, {**BILLED, "model": OPUS}),
     ],
-    ids=["pilot and batches", "calls"],
+    ids=["searches by pilot and batches", "every fee by pilot and batches", "every fee by calls"],
 )
-@pytest.mark.parametrize("billed", [{}, {**BILLED, "model": OPUS}], ids=str)
 def test_fees_are_in_every_figure(
     sim: Simulator,
     make_pipeline: MakePipeline,

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb  # noqa: F401  # loaded before the forks
+import genai_prices  # noqa: F401
 import orjson
 
-from batch_pipeline.api import client  # noqa: F401  # loaded before the forks
+from batch_pipeline.api import client  # noqa: F401
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.control.redrive import redrive
 from batch_pipeline.flow.pipeline import Pipeline

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.flow.seen_by_readers import ids_at_each_change
 from batch_pipeline_tests.support import (
     PARTITION,
     accepted_twice,
@@ -194,43 +193,26 @@ def test_many_nights_share_the_account(
 
 
 def test_no_id_is_ever_shown_twice(
-    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A reader beside the pipeline looks all the time, while batches end and snapshots change."""
-    sim.set_turnaround(0.05)
+    """While batches are collected, and while the folder is built anew for another input."""
     source = tmp_path / "in.jsonl"
     spec = job(source, limits={"max_requests_per_batch": 7}, pilot={"size": 3, "max_error_rate": 1})
     pipeline = make_pipeline()
     folder = Path(pipeline.files.uri(f"{spec.name}/results/partition={PARTITION}"))
-    done = threading.Event()
-    seen_twice: Counter[str] = Counter()
-    failures: list[BaseException] = []
-    looks = 0
-
-    def look() -> None:
-        nonlocal looks
-        while not done.is_set():
-            try:
-                counts = Counter(ids_shown(folder))
-            except BaseException as error:  # noqa: BLE001  # for the assertion below
-                failures.append(error)
-                return
-            seen_twice.update({name: n for name, n in counts.items() if n > 1})
-            looks += 1
-
-    reader = threading.Thread(target=look)
-    reader.start()
-    try:
-        for change in range(2):
-            rows = [*documents(20, start=5 * change), {"id": "bad", "text": None}]
-            write_rows(source, rows)
-            run(pipeline, spec, PARTITION)
-    finally:
-        done.set()
-        reader.join()
-    assert failures == []
-    assert looks > 20
-    assert not seen_twice
+    seen = ids_at_each_change(monkeypatch, pipeline, folder)
+    for change in range(2):
+        write_rows(source, [*documents(20, start=5 * change), {"id": "bad", "text": None}])
+        run(pipeline, spec, PARTITION)
+    assert [ids for ids in seen if len(ids) != len(set(ids))] == []
+    # Rows came with each batch, went with the former folder, and came again.
+    sizes = [len(ids) for ids in seen]
+    assert len(set(sizes)) > 4
+    assert 0 in sizes[sizes.index(21) :]
+    assert sizes[-1] == 21
 
 
 def test_a_retry_has_no_row_before_it_is_settled(

@@ -45,9 +45,8 @@ DAMAGES: dict[str, tuple[Callable[[pa.Table], pa.Table], int, int]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
 def test_rows_that_are_wrong_are_counted_and_built_again(
-    damage: str, sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
     pipeline = make_pipeline()
     spec = job(write_rows(tmp_path / "in.jsonl", documents(ITEMS)), pilot={"size": 0})
@@ -57,12 +56,14 @@ def test_rows_that_are_wrong_are_counted_and_built_again(
     shown = ids_shown(folder)
     assert len(shown) == ITEMS
 
-    changed, rows, missing = DAMAGES[damage]
     [file] = (path for path in folder.glob("*.parquet") if pq.read_metadata(path).num_rows)
-    pq.write_table(changed(pq.ParquetFile(file).read()), file)
-    message = f"{ITEMS} items, the results {rows} rows, and {missing} items have none"
-    with pytest.raises(LedgerError, match=message):
-        results_folder.reconcile_counts(pipeline, night, snapshot)
+    whole = pq.ParquetFile(file).read()
+    for damage, (changed, rows, missing) in DAMAGES.items():
+        pq.write_table(changed(whole), file)
+        message = f"{ITEMS} items, the results {rows} rows, and {missing} items have none"
+        with pytest.raises(LedgerError) as caught:
+            results_folder.reconcile_counts(pipeline, night, snapshot)
+        assert message in str(caught.value), damage
 
     assert run(make_pipeline(), spec, PARTITION).complete
     assert sorted(ids_shown(folder)) == sorted(shown)
