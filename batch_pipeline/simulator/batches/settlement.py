@@ -1,7 +1,6 @@
-"""Settles a batch: writes its result lines and its bill.
+"""Settles a batch that has ended: answers its requests, writes the results, adds up the bill.
 
-Done once for each batch, by the first request that sees its end, so that all downloads give the
-same lines.
+A batch is settled once, by the first call that sees its end; all downloads give the same lines.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ _BLOCK_BYTES = 4 << 20
 
 
 class Responder:
-    """Writes messages of one simulated organisation, which has a seed and a prompt cache."""
+    """Answers requests, in batches and in real time, with one seed and one prompt cache."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, cache: PromptCache) -> None:
         self.seed = seed
-        self.cache = PromptCache()
+        self.cache = cache
 
     def message(
         self, params: dict[str, Any], digest: bytes, message_id: str, service_tier: str,
@@ -149,7 +148,7 @@ def _result(
 
 
 def _shuffled(lines: list[bytes], dice: Dice) -> bytes:
-    """The lines in another order; two or more lines never keep theirs."""
+    """The lines in another order; two different lines or more never keep theirs."""
     order = list(lines)
     dice.shuffle(order)
     return b"".join(order if order != lines else reversed(lines))

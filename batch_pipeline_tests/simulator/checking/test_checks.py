@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.simulator import Simulator, content_hash, running_simulator, wire
+from batch_pipeline.simulator.answers.prompt_cache import PromptCache
 from batch_pipeline.simulator.batches.settlement import Responder
-from batch_pipeline.simulator.books.books import content_digest
+from batch_pipeline.simulator.books.content_digest import content_digest
 from batch_pipeline.simulator.checking.checks import KNOWN_PARAMS, check_batch, check_message
 from batch_pipeline_tests.simulator.conftest import params
 
@@ -116,7 +117,8 @@ def test_unreadable_bodies(http: httpx2.Client, body: bytes) -> None:
     ],
 )
 def test_headers(sim: Simulator, headers: dict[str, str], status: int, kind: str | None) -> None:
-    response = httpx2.get(f"{sim.url}/v1/messages/batches", headers=headers)
+    with httpx2.Client(base_url=sim.url, verify=False) as plain:
+        response = plain.get("/v1/messages/batches", headers=headers)
     assert response.status_code == status
     assert kind is None or response.json()["error"]["type"] == kind
 
@@ -190,7 +192,7 @@ def test_what_passes_the_checks_can_be_answered(name: str, value: Any) -> None:
     """No odd value gets past the checks and then breaks the answer, which would stall a batch."""
     asked = {**params(), name: value}
     if check_message(asked, "2023-06-01") is None:
-        got = Responder(0).message(asked, content_digest(asked), "msg_01", "batch")
+        got = Responder(0, PromptCache()).message(asked, content_digest(asked), "msg_01", "batch")
         assert got["usage"]["input_tokens"] > 0
 
 

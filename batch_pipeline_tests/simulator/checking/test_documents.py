@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.simulator import Simulator, running_simulator
+from batch_pipeline.simulator.answers.prompt_cache import PromptCache
 from batch_pipeline.simulator.answers.tokens import count_image
 from batch_pipeline.simulator.batches.settlement import Responder
-from batch_pipeline.simulator.books.books import content_digest
+from batch_pipeline.simulator.books.content_digest import content_digest
 from batch_pipeline.simulator.checking.checks import check_message
 from batch_pipeline.simulator.checking.documents import Picture
 from batch_pipeline.simulator.models import MODELS
@@ -332,5 +333,5 @@ def test_what_passes_the_checks_can_be_answered(blocks: list[Any]) -> None:
     """No odd block gets past the checks and then breaks the answer, which would stall a batch."""
     made = params(messages=[{"role": "user", "content": blocks}])
     if check_message(made, "2026-10-21") is None:
-        got = Responder(0).message(made, content_digest(made), "msg_01", "batch")
+        got = Responder(0, PromptCache()).message(made, content_digest(made), "msg_01", "batch")
         assert got["usage"]["input_tokens"] > 0

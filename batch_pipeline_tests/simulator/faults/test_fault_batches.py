@@ -23,7 +23,7 @@ from batch_pipeline.simulator import (
     running_simulator,
 )
 from batch_pipeline.simulator.faults.declaration import OddEntry
-from batch_pipeline_tests.simulator.conftest import params, requests, sdk
+from batch_pipeline_tests.simulator.conftest import params, raw_http, requests, sdk
 
 ERRORS = (
     "rate_limit_error", "timeout_error", "api_error", "overloaded_error",
@@ -107,13 +107,12 @@ def test_odd_answers_are_billed(sim: Simulator, http: httpx2.Client) -> None:
 
 def test_the_same_faults_for_the_same_content_in_any_batch_and_others_on_a_retry() -> None:
     chances = [{"outcome": "overloaded_error", "probability": 0.5}]
-    headers = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
 
     def failed(seed: int, batches: list[list[Any]]) -> list[set[str]]:
         faults = Faults.of(requests={"chances": chances})
         with (
             running_simulator(turnaround=0.0, seed=seed, faults=faults) as sim,
-            httpx2.Client(base_url=sim.url, headers=headers) as http,
+            raw_http(sim) as http,
         ):
             return [
                 {name for name, result in results_of(http, batch).items() if "error" in result}
@@ -132,12 +131,11 @@ def test_the_same_faults_for_the_same_content_in_any_batch_and_others_on_a_retry
 def test_only_the_first_attempt_fails_even_over_a_restart(tmp_path: Path) -> None:
     matching = [{"outcome": "expired", "contains": "Document 1 of", "attempts": 1}]
     faults = Faults.of(requests={"matching": matching})
-    headers = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
     outcomes = []
     for _ in range(2):
         with (
             running_simulator(turnaround=0.0, state_dir=tmp_path, faults=faults) as sim,
-            httpx2.Client(base_url=sim.url, headers=headers) as http,
+            raw_http(sim) as http,
         ):
             got = results_of(http, requests(2))
             outcomes.append((got["r_0"]["type"], got["r_1"]["type"]))
@@ -206,7 +204,9 @@ def test_a_foreign_batch_comes_even_if_ours_does_not(
     assert (sim.books.batches_created, sim.books.foreign_batches_created) == (0, 1)
 
 
-def test_the_books_know_who_touched_a_foreign_batch(sim: Simulator, client: Anthropic) -> None:
+def test_the_books_know_who_touched_a_foreign_batch(
+    sim: Simulator, client: Anthropic, http: httpx2.Client
+) -> None:
     sim.hold()
     first, second = sim.create_foreign_batch(2), sim.create_foreign_batch(3)
     client.messages.batches.cancel(first)
@@ -216,7 +216,7 @@ def test_the_books_know_who_touched_a_foreign_batch(sim: Simulator, client: Anth
     with pytest.raises(APIConnectionError):
         client.messages.batches.cancel(second)
     assert sim.books.foreign_touched == {first: 1, second: 2}
-    shown = httpx2.get(f"{sim.url}/simulator/books").json()
+    shown = http.get("/simulator/books").json()
     assert shown["foreign_touched"] == {first: 1, second: 2}
     assert shown["faults"] == {"cancel.drop_before": 1}
 
