@@ -17,18 +17,21 @@ HEADERS = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
 
 @pytest.fixture
 def sim() -> Iterator[Simulator]:
+    """A simulator that ends batches at once."""
     with running_simulator(turnaround=0.0) as simulator:
         yield simulator
 
 
 @pytest.fixture
 def client(sim: Simulator) -> Iterator[Anthropic]:
+    """The SDK, which speaks with the simulator."""
     with sdk(sim) as client:
         yield client
 
 
 @pytest.fixture
 def http(sim: Simulator) -> Iterator[httpx2.Client]:
+    """A plain HTTP client with a key and the API's version."""
     with raw_http(sim) as client:
         yield client
 

@@ -39,6 +39,7 @@ def sim() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def client(sim: Simulator) -> Iterator[Anthropic]:
+    """The SDK, which speaks with the simulator."""
     with sdk(sim) as client:
         yield client
 
