@@ -12,6 +12,14 @@ from anthropic import Anthropic, DefaultHttpxClient
 from batch_pipeline.simulator import Simulator, running_simulator
 
 MODEL = "claude-haiku-4-5-20251001"
+TOOL = {
+    "name": "record",
+    "input_schema": {
+        "type": "object",
+        "properties": {"topic": {"type": "string"}},
+        "required": ["topic"],
+    },
+}
 HEADERS = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
 
 
@@ -36,14 +44,13 @@ def http(sim: Simulator) -> Iterator[httpx2.Client]:
         yield client
 
 
-# The simulator speaks plain HTTP: no client reads the certificates, which takes 35 ms for each.
-
-
 def raw_http(sim: Simulator) -> httpx2.Client:
+    """An HTTP client that does not read the certificates, which would take 35 ms for each test."""
     return httpx2.Client(base_url=sim.url, headers=HEADERS, verify=False)
 
 
 def sdk(sim: Simulator) -> Anthropic:
+    """The SDK without retries, and without certificates as in `raw_http`."""
     plain = DefaultHttpxClient(verify=False)
     return Anthropic(api_key="any", base_url=sim.url, max_retries=0, http_client=plain)
 
@@ -60,6 +67,7 @@ def params(text: str = "Summarise: the quick brown fox.", **changes: Any) -> dic
 
 
 def requests(n: int, **changes: Any) -> list[Any]:
+    """Requests of a batch, `r_0` and so on, each with a text of its own."""
     return [
         {"custom_id": f"r_{i}", "params": params(f"Document {i} of the pile.", **changes)}
         for i in range(n)

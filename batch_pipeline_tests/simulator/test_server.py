@@ -81,7 +81,9 @@ def test_books_bill_what_usage_says(sim: Simulator, client: Anthropic) -> None:
         ("claude-haiku-4-5", (10, 20, 30, 40, 50), True, "0.0001745"),
     ],
 )
-def test_prices(model: str, tokens: tuple[int, ...], batch: bool, usd: str) -> None:
+def test_long_prompts_and_classes_of_tokens_have_their_prices(
+    model: str, tokens: tuple[int, ...], batch: bool, usd: str
+) -> None:
     uncached, written_5m, written_1h, read, output = tokens
     usage = {
         "input_tokens": uncached,
@@ -207,7 +209,7 @@ def test_an_unforeseen_error_is_an_api_error_and_names_the_simulator(
     assert (out, "broken hook" in errors) == ("", True)
 
 
-def test_serve_says_where_it_listens_and_cleans_up(tmp_path: Path) -> None:
+def test_serve_prints_its_url_and_removes_its_folder(tmp_path: Path) -> None:
     program = (
         "from batch_pipeline.simulator import serve;"
         "serve(0, on_ready=lambda url: print(url, flush=True))"

@@ -60,7 +60,7 @@ def files(sim: Simulator) -> list[Path]:
         ({"requests": [entry(max_tokens=0)]}, "requests.0.params.max_tokens"),
     ],
 )
-def test_the_whole_batch_is_refused(
+def test_a_malformed_request_refuses_the_whole_batch(
     sim: Simulator, http: httpx2.Client, body: Any, where: str
 ) -> None:
     before = http.get("/v1/messages/batches").json(), files(sim)
@@ -82,7 +82,7 @@ def test_a_batch_may_hold_100_000_requests_and_no_more() -> None:
     assert len(check_batch(body)) == 100_000
 
 
-def test_too_many_bytes(
+def test_a_body_of_too_many_bytes_makes_no_batch(
     sim: Simulator, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batch_pipeline.simulator.batches.spool.MAX_BYTES_PER_BATCH", 1_000)
@@ -98,7 +98,7 @@ def test_too_many_bytes(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"requests": [}'])
-def test_unreadable_bodies(http: httpx2.Client, body: bytes) -> None:
+def test_a_body_that_is_no_json_is_an_invalid_request(http: httpx2.Client, body: bytes) -> None:
     for path in ("/v1/messages/batches", "/v1/messages"):
         response = http.post(path, content=body)
         assert response.status_code == 400, path
@@ -116,7 +116,9 @@ def test_unreadable_bodies(http: httpx2.Client, body: bytes) -> None:
         ({"authorization": "Bearer k", "anthropic-version": "2023-06-01"}, 200, None),
     ],
 )
-def test_headers(sim: Simulator, headers: dict[str, str], status: int, kind: str | None) -> None:
+def test_a_call_needs_a_key_and_a_version(
+    sim: Simulator, headers: dict[str, str], status: int, kind: str | None
+) -> None:
     with httpx2.Client(base_url=sim.url, verify=False) as plain:
         response = plain.get("/v1/messages/batches", headers=headers)
     assert response.status_code == status
@@ -170,7 +172,7 @@ def test_older_versions_still_take_sampling(http: httpx2.Client) -> None:
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
     ],
 )
-def test_schemas_that_cannot_be_answered(schema: dict[str, Any]) -> None:
+def test_a_schema_that_no_value_fits_is_refused(schema: dict[str, Any]) -> None:
     config = {"format": {"type": "json_schema", "schema": schema}}
     problem = check_message(params(output_config=config), VERSION["anthropic-version"])
     assert problem is not None

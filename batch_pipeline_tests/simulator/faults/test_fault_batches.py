@@ -33,7 +33,7 @@ ERRORS = (
 
 
 def results_of(http: httpx2.Client, entries: list[Any]) -> dict[str, Any]:
-    """custom_id → raw result of a batch that has ended, with the counts under `counts`."""
+    """The results of a batch by custom id, and its request counts as `counts`."""
     batch_id = http.post("/v1/messages/batches", json={"requests": entries}).json()["id"]
     url = f"/v1/messages/batches/{batch_id}"
     found: dict[str, Any] = {"counts": http.get(url).json()["request_counts"]}
@@ -48,7 +48,7 @@ def always(outcome: str, **more: Any) -> Faults:
 
 
 @pytest.mark.parametrize(("outcome", "wire"), [(e, e) for e in ERRORS] + [("unknown_error", None)])
-def test_errored_requests(
+def test_an_errored_request_has_its_error_and_costs_nothing(
     sim: Simulator, http: httpx2.Client, outcome: str, wire: str | None
 ) -> None:
     sim.set_faults(always(outcome, message="as asked"))
@@ -66,7 +66,9 @@ def test_errored_requests(
 
 
 @pytest.mark.parametrize("outcome", ["expired", "canceled", "unknown_result"])
-def test_requests_without_an_answer(sim: Simulator, http: httpx2.Client, outcome: str) -> None:
+def test_a_request_without_an_answer_costs_nothing(
+    sim: Simulator, http: httpx2.Client, outcome: str
+) -> None:
     sim.set_faults(always(outcome))
     got = results_of(http, requests(3))
     assert sum(got["counts"].values()) == 3
@@ -158,7 +160,7 @@ def test_real_time_requests_fail_only_where_that_is_declared(
     assert (content.accepted, content.billed) == (4, 3)
 
 
-def test_whole_batches_expire(sim: Simulator, client: Anthropic) -> None:
+def test_the_rest_of_a_batch_expires(sim: Simulator, client: Anthropic) -> None:
     sim.set_faults(Faults.of(expired_batches={"first": 1, "done": 0.25}))
     for expired in (6, 0):
         batch = client.messages.batches.create(requests=requests(8))
@@ -234,7 +236,7 @@ def test_the_queue_filled_by_others_enforced_or_not() -> None:
         assert (sim.books.highest_queue, sim.queued) == (23, 27)
 
 
-def test_what_a_content_cost(sim: Simulator, client: Anthropic) -> None:
+def test_the_books_have_the_cost_of_each_content(sim: Simulator, client: Anthropic) -> None:
     for _ in range(2):
         batch = client.messages.batches.create(requests=requests(2))
         client.messages.batches.retrieve(batch.id)
