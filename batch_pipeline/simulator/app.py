@@ -34,7 +34,7 @@ from batch_pipeline.simulator.connection import unless_taken
 from batch_pipeline.simulator.faults.declaration import Endpoint
 from batch_pipeline.simulator.faults.file import FaultsError, parse_faults
 from batch_pipeline.simulator.faults.injection import FaultInjection
-from batch_pipeline.simulator.faults.requests import RequestFate
+from batch_pipeline.simulator.faults.requests import RequestFaultInjection
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.faults.shown import page as page_shown
 from batch_pipeline.simulator.faults.shown import shown
@@ -260,7 +260,7 @@ class Api:
     ) -> dict[str, Any]:
         work = Work.now(self.latency, str(workspace))
         message = self.responder.message(params, digest, new_id("msg"), "standard", work)
-        fate = RequestFate(
+        injection = RequestFaultInjection(
             self.schedule.faults.requests,
             self.schedule.seed,
             "realtime",
@@ -269,11 +269,11 @@ class Api:
         )
         billed = None
         try:
-            billed = fate.message(digest, params, message)
+            billed = injection.message(digest, params, message)
             return billed
         finally:
             self.books.end_message(digest, workspace, billed)
-            for name, times in fate.injected.items():
+            for name, times in injection.injected.items():
                 self.books.count_fault(name, times)
 
     async def count_tokens(self, request: Request) -> Response:

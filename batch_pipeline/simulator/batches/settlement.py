@@ -20,7 +20,7 @@ from batch_pipeline.simulator.answers.tokens import usage
 from batch_pipeline.simulator.batches.spool import request_lines
 from batch_pipeline.simulator.books.bills import Bill
 from batch_pipeline.simulator.checking.checks import check_message
-from batch_pipeline.simulator.faults.requests import RequestFate
+from batch_pipeline.simulator.faults.requests import RequestFaultInjection
 from batch_pipeline.simulator.models import MODELS
 from batch_pipeline.simulator.wire import (
     MAX_BYTES_PER_REQUEST,
@@ -87,7 +87,7 @@ class Settlement:
 
 
 def settle(
-    requests: Path, results: Path, responder: Responder, fate: RequestFate,
+    requests: Path, results: Path, responder: Responder, injection: RequestFaultInjection,
     *, version: str, done: int, rest: str, work: Work,
 ) -> Settlement:  # fmt: skip
     """Answer the first `done` requests, give all others the result `rest`, and write the lines.
@@ -110,7 +110,7 @@ def settle(
                 begin, end = parts[position]
                 at = replace(work, begin=begin, end=end)
                 result = _result(raw, digest, unique, responder, version, at)
-                result = fate.result(digest, raw, result, unique)
+                result = injection.result(digest, raw, result, unique)
                 attempted.append(digest)
             else:
                 result = {"type": rest}

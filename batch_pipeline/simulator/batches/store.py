@@ -26,7 +26,7 @@ from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.faults.declaration import RequestFaults
 from batch_pipeline.simulator.faults.foreign import foreign_entries
-from batch_pipeline.simulator.faults.requests import RequestFate, check_body
+from batch_pipeline.simulator.faults.requests import RequestFaultInjection, check_body
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,
@@ -291,18 +291,18 @@ class BatchStore:
             self._replace(batch)
         done = batch.total if batch.done is None else batch.done
         faults = RequestFaults() if batch.foreign else self._schedule.faults.requests
-        fate = RequestFate(
+        injection = RequestFaultInjection(
             faults, self._schedule.seed, "batch", self._books.attempts, self._schedule.faults.billed
         )
         settled = settle(
-            self._spool.requests(batch.id), self._spool.results(batch.id), self._responder, fate,
-            version=batch.version, done=done, rest=batch.rest, work=self._work(batch),
+            self._spool.requests(batch.id), self._spool.results(batch.id), self._responder,
+            injection, version=batch.version, done=done, rest=batch.rest, work=self._work(batch),
         )  # fmt: skip
         with self._lock, self._database.transaction():
             if not batch.foreign:
                 self._books.count_attempts(settled.attempted)
                 self._books.book(settled.bill, batch.workspace)
-            for name, times in fate.injected.items():
+            for name, times in injection.injected.items():
                 self._books.count_fault(name, times)
             self._replace(dataclasses.replace(batch, counts=settled.counts))
             self._running.pop(batch.id)

@@ -32,7 +32,7 @@ _ODD_ANSWERS = frozenset(get_args(OddAnswer))
 
 
 @dataclass
-class RequestFate:
+class RequestFaultInjection:
     """Decides on faults for the requests of one batch, or for one message, and counts them.
 
     `attempts_before` returns the number of ended requests of a content digest.
