@@ -1,10 +1,9 @@
 """(b) Collect: from ended batches to results, against the plain SDK way and against the floor.
 
-The floor is Arrow's own JSON reader into zstd Parquet with the columns of the results; it does not
-check what the lines say. All three ways download the same batches, each in a process of its own.
-The ratios are of the collecting itself, without imports, which do not grow with the number of
-lines. CPU seconds are printed beside wall-clock seconds: they stay comparable where other processes
-use the machine.
+The floor is what Arrow's own JSON reader takes to write zstd Parquet with the columns of results,
+without checking the lines. All three ways download the same batches, each in a process of its own.
+The ratios leave out imports, which do not grow with the number of lines. CPU seconds are printed
+too: they stay comparable when other processes use the machine.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from typing import Any
 
 from benchmarks.corpus import declare, write_documents
 from benchmarks.measure import (
-    PIPELINE,
     PYTHON,
     Usage,
     environment,
     measured,
     parser,
+    run_job,
     show,
     sink,
     verdict,
@@ -35,7 +34,6 @@ from benchmarks.measure import (
 from benchmarks.sink import TOOL
 
 FASTER, OF_FLOOR = 5.0, 2.5
-NOT_COMPLETE = 4
 BLOCK_BYTES = 8 << 20
 
 
@@ -58,7 +56,7 @@ def main() -> None:
         source = write_documents(folder / "input.jsonl", count, 10, items=options.items)
         jobs = declare(folder / "jobs", source, params=asked)
         environ = environment(url, folder / "home", jobs, max_queued_requests=10**9)
-        measured([PIPELINE, "run", "bench", "--no-wait"], environ, [NOT_COMPLETE])
+        run_job(environ, "--no-wait")
         ways: dict[str, tuple[Usage, int]] = {}
         for name, way in (("plain SDK", "plain"), ("floor", "floor"), ("batch-pipeline", "ours")):
             command = [PYTHON, "-m", "benchmarks.collect", f"--way={way}", str(folder / way)]
@@ -142,7 +140,7 @@ def floor(target: Path) -> None:
 
 
 def _text(content: Any) -> Any:
-    """The text of an answer, or of the one thing that the sink's tool is called with."""
+    """The text of an answer, or the one input of a call of the sink's tool."""
     import pyarrow.compute as pc  # noqa: PLC0415
 
     called = content.type.get_field_index("text") < 0

@@ -22,8 +22,10 @@ _ROWS_A_GROUP = 1_000
 
 
 def write_documents(path: Path, count: int, words: int, start: int = 0, items: int = 1) -> Path:
-    """Write `count` documents of `words` words, with ids, as parquet or jsonl by the ending; each
-    `items` times, under ids of their own."""
+    """Write `count` documents of `words` words as Parquet or JSONL, by the file's ending.
+
+    Each document is written `items` times, under different ids.
+    """
     rows = documents(count, words, start)
     if items > 1:
         rows = (row | {"id": f"{row['id']}-{n}"} for row in rows for n in range(items))
@@ -40,12 +42,12 @@ def write_documents(path: Path, count: int, words: int, start: int = 0, items: i
 
 
 def documents(count: int, words: int, start: int = 0) -> Iterator[dict[str, str]]:
-    """Rows whose texts are slices of one long text of random words, with their number in front."""
+    """Rows whose texts are their number and a slice of one long text of random words."""
     chance = random.Random(words)
     vocabulary = [
         "".join(chance.choices("etaoinshrdlu", k=chance.randint(2, 9))) for _ in range(8000)
     ]
-    # Dashes, quotes and the like: hardly a real text is without, and it is no plain ASCII then.
+    # Most real texts have some of these, and are not plain ASCII then.
     vocabulary += ["\u2014", "\u201cso\u201d", "caf\u00e9", "\u20ac100"] * 20
     pool = chance.choices(vocabulary, k=max(_POOL_WORDS, 2 * words))
     for number in range(start, start + count):

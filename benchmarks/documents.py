@@ -1,8 +1,8 @@
 """(i) Prepare and submit PDFs of 30 pages: sent as they are, as their text, and as copies; scans.
 
-PDFs are inspected in processes of their own, whose CPU time is not seen from outside: compare the
-seconds, on a machine that does nothing else. A scan has no text, and is as large as contracts are:
-its pages are pictures with noise, as paper has it.
+PDFs are inspected in processes of their own, whose CPU time is not measured: compare the seconds,
+on an idle machine. A scan has no text; its pages are pictures with the noise of paper, which makes
+it about as large as a scanned contract.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from PIL import Image
 
 from batch_pipeline.cli.demo.demo_pdfs import pdf_of
 from benchmarks.corpus import declare, documents
-from benchmarks.measure import PIPELINE, Usage, environment, measured, parser, show, sink, verdict
+from benchmarks.measure import Usage, environment, parser, run_job, show, sink, verdict
 
 PAGES, LINES, WORDS_PER_LINE = 30, 45, 12
 SCANNED_PAGES, SCAN_SIDE = 12, 700
 MEGABYTES = 800.0
-NOT_COMPLETE = 4
 
 WAYS: dict[str, dict[str, Any]] = {
     "native": {},
@@ -78,7 +77,7 @@ def main() -> None:
             prompt = {"user": "Sum up this document in one sentence.\n\n{document}"}
             jobs = declare(folder / "jobs", "", job, input=wanted, prompt=prompt)
             environ = environment(url, folder / f"home{number}", jobs, max_queued_requests=10**9)
-            usage = measured([PIPELINE, "run", job, "--no-wait"], environ, [NOT_COMPLETE])
+            usage = run_job(environ, "--no-wait", job=job)
             ways[name] = (usage, count)
         sizes = {
             name: sum(file.stat().st_size for file in (folder / name).iterdir()) / count / 1e3

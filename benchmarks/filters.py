@@ -1,11 +1,11 @@
 """(h) Preparing a night's input with and without each filter, and with near duplicates.
 
-One process prepares all pieces of the input, one after the other, as the processes of a pool do:
-start and imports are part of it. Each filter looks at every row, and every row is written, filtered
-or not. Near duplicates are searched for in the signatures of all rows, once these are there. These
-documents are hard for it: they are slices of one text, so that each overlaps hundreds of others.
+One process prepares all pieces of the input, one after the other; its start and imports count. Each
+filter looks at every row, and every row is written, filtered or not. Near duplicates are searched
+for in the signatures of all rows, at the end. These documents are hard for that search: they are
+slices of one text, so that each overlaps hundreds of others.
 
-On a machine that others use too, compare CPU times; wall times and memory say little there.
+On a machine that others use too, compare CPU times, not wall times and memory.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def prepare_all(source: str, way: str) -> None:
-    """Prepare an input, and remove what is written piece by piece."""
+    """Prepare an input, and remove the files of each piece."""
     spec = JobSpec(
         name="bench",
         input={"path": source},

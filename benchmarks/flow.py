@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.corpus import declare, write_documents
-from benchmarks.measure import PIPELINE, PLAIN, environment, measured, parser, show, sink, verdict
+from benchmarks.measure import PLAIN, environment, measured, parser, run_job, show, sink, verdict
 
 FASTER = 1.5
-# What a job has unless it says otherwise: a tenth of the night, at most a hundred, goes first.
+# The default of a job: a tenth of the night, at most a hundred requests, goes first.
 PILOT = {"size": 100}
 
 
@@ -31,10 +31,10 @@ def main() -> None:
             [*PLAIN, str(source), "--results", str(folder / "plain.jsonl")],
             environ,
         )
-        ours = measured([PIPELINE, "run", "bench"], environ)
+        ours = run_job(environ)
         ways = {"plain SDK": (plain, count), "batch-pipeline": (ours, count)}
         if not options.quick:
-            piloted = measured([PIPELINE, "run", "piloted"], environ)
+            piloted = run_job(environ, job="piloted")
             ways["with a pilot of 100"] = (piloted, count)
     show(
         f"(e) the whole flow, {count:,} documents of {options.words:,} words, "

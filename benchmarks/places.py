@@ -1,7 +1,7 @@
 """Where a rehearsal keeps its home and its ledger: a folder and SQLite, or a bucket and PostgreSQL.
 
 The bucket is moto's S3 server behind a proxy that counts requests, both in the rehearsal's own
-process, so that what they take is not measured. They take long: speeds are compared without them.
+process, whose CPU is not measured. Both are slow: speeds are compared without a bucket.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import sqlalchemy as sa
 
 from batch_pipeline_tests.databases import running_postgres
 from batch_pipeline_tests.stores import FaultProxy, new_bucket, running_proxy, running_s3
+from benchmarks.measure import listed
 
 
 @dataclass
 class Places:
-    """Variables that name home and ledger, and what was asked of them."""
+    """The environment variables that name home and ledger, and counters of their use."""
 
     environ: dict[str, str] = field(default_factory=dict)
     bucket: FaultProxy | None = None
@@ -29,14 +30,14 @@ class Places:
         """Print the requests to the bucket, and the rows and transactions of the ledger."""
         if self.bucket is not None:
             print(
-                f"  requests to the bucket: {_listed(self.bucket.kinds)}; "
+                f"  requests to the bucket: {listed(self.bucket.kinds)}; "
                 f"{self.bucket.bytes_read / 1e6:,.0f} MB read, "
                 f"{self.bucket.bytes_written / 1e6:,.0f} MB written"
             )
         if self.ledger_url is not None:
             transactions = _transactions(self.ledger_url)
             rows = _rows(self.ledger_url)
-            print(f"  rows of the ledger: {rows.total():,} ({_listed(rows)})")
+            print(f"  rows of the ledger: {rows.total():,} ({listed(rows)})")
             print(f"  transactions of the ledger, those that only read included: {transactions:,}")
 
 
@@ -82,7 +83,3 @@ def _transactions(url: str) -> int:
         found = int(connection.scalar(sa.text(query)) or 0)
     engine.dispose()
     return found
-
-
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common() if count)

@@ -1,7 +1,7 @@
 """(d) A poll, and a whole sensor tick, with 10 and with 1,000 batches of 30 nights in flight.
 
-The nights are sent to a server that keeps their batches running; the tick is that of the job's own
-sensor, on a Dagster instance of its own.
+The server keeps all batches running. The tick is one of the job's own sensor, on a Dagster instance
+of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TICK_SECONDS = 2.0
 
 
 class CountingApi(AnthropicApi):
-    """Counts calls by their name."""
+    """A client of the API that counts its calls by name."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -98,7 +98,7 @@ def _measure(pipeline: Pipeline, spec: JobSpec, api: CountingApi, batches: int) 
 
 
 def _timed(api: CountingApi, title: str, step: Callable[[], object]) -> float:
-    """Seconds of a step; prints them and its calls."""
+    """The seconds of a step, printed with its calls to the API."""
     api.calls.clear()
     start = time.perf_counter()
     step()

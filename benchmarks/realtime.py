@@ -1,8 +1,9 @@
 """Real time: calls a second against what the server allows, memory at two sizes, kills at random.
 
-The server is the simulator, which takes 50 ms for a message. What it allows is its concurrency
-divided by that time, or its rate limit: a full bucket and what is refilled from the first call on,
-to the last. What the command does before and after counts in the share of the whole run.
+The server is the simulator, which takes 50 ms for a message. Without a rate limit, the most that it
+allows is the concurrency divided by that time. With one, it is a full bucket and what is refilled
+between the first call and the last. The share of the whole run also counts what the command does
+before and after its calls.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.corpus import declare, write_documents
 from benchmarks.measure import (
     PIPELINE,
     Usage,
+    books,
     environment,
-    measured,
     parser,
+    run_job,
     server,
     show,
     verdict,
@@ -51,7 +53,12 @@ FAULTS = {
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--documents", type=int, default=40_000)
-    made.add_argument("--kills", type=int, default=0, help="instead: killed so often, then checked")
+    made.add_argument(
+        "--kills",
+        type=int,
+        default=0,
+        help="instead of speeds: kill a night this number of times, then check its books",
+    )
     options = made.parse_args()
     count = 2_000 if options.quick else options.documents
     with tempfile.TemporaryDirectory() as temporary:
@@ -64,8 +71,8 @@ def main() -> None:
 def speeds(folder: Path, count: int) -> None:
     few, many = (run(folder / str(size), size) for size in (count // 4, count))
     limited = 3 * LIMIT // 2 if count > LIMIT else count
-    kept = Limited(folder / "requests", limited, "rpm", LIMIT, "billed_requests")
-    tokens = Limited(folder / "tokens", limited, "itpm", TOKEN_LIMIT, "input_tokens")
+    kept = run_limited(folder / "requests", limited, "rpm", LIMIT, "billed_requests")
+    tokens = run_limited(folder / "tokens", limited, "itpm", TOKEN_LIMIT, "input_tokens")
     show(
         f"real time, {CONCURRENCY} calls at once of {LATENCY:g} s each",
         {
@@ -80,51 +87,62 @@ def speeds(folder: Path, count: int) -> None:
     print(f"  {count / many.cpu_seconds:,.0f} documents per second of processor time, all told")
     for name, one in (("requests", kept), ("tokens", tokens)):
         if one.least_seconds:
-            print(f"  {one.of_run:.2f} of a limit of {name}, start and report included")
-            reached = one.of_calls
+            of_run = one.least_seconds / one.usage.seconds
+            print(f"  {of_run:.2f} of a limit of {name}, start and report included")
+            reached = one.least_seconds / one.calling_seconds
             target = f"at least {OF_LIMIT:g}"
             verdict(f"of a limit of {name}", reached, target, met=reached >= OF_LIMIT)
     flat = many.peak_bytes / few.peak_bytes
     verdict("memory at four times the size", flat, f"at most {FLAT:g}", met=flat <= FLAT)
 
 
-def run(folder: Path, count: int, *options: str) -> Usage:
+def run(folder: Path, count: int) -> Usage:
     folder.mkdir(parents=True)
-    with simulator(*options) as url:
-        return measured([PIPELINE, "run", "bench"], environ(folder, count, url))
+    with simulator() as url:
+        return run_job(environ(folder, count, url))
 
 
-class Limited:
-    """A run under a limit a minute of one kind, which `books` counts under a name."""
+@dataclass(frozen=True)
+class LimitedRun:
+    """A run under a rate limit.
 
-    def __init__(self, folder: Path, count: int, option: str, limit: int, name: str) -> None:
-        folder.mkdir(parents=True)
-        done = threading.Event()
-        # When the books first showed a call, and when the last change.
-        changes: list[tuple[float, int]] = []
+    `least_seconds` is what the limit needs for what was used, 0 if a full bucket was enough;
+    `calling_seconds` passed between the first call and the last.
+    """
 
-        def watch(url: str) -> None:
-            while not done.wait(LOOK_SECONDS):
-                billed = books(url)["billed_requests"]
-                if billed and (not changes or billed != changes[-1][1]):
-                    changes.append((time.perf_counter(), billed))
-
-        with simulator(f"--messages-{option}", str(limit)) as url:
-            watcher = threading.Thread(target=watch, args=(url,))
-            watcher.start()
-            try:
-                self.usage = measured([PIPELINE, "run", "bench"], environ(folder, count, url))
-            finally:
-                done.set()
-                watcher.join()
-            found = books(url)
-        used = found.get(name) or found["billed_tokens"][name]
-        self.least_seconds = max(0, used - limit) / (limit / 60)
-        self.of_run = self.least_seconds / self.usage.seconds
-        self.of_calls = self.least_seconds / (changes[-1][0] - changes[0][0] + LOOK_SECONDS)
+    usage: Usage
+    least_seconds: float
+    calling_seconds: float
 
 
-def simulator(*options: str):  # type: ignore[no-untyped-def]
+def run_limited(folder: Path, count: int, option: str, limit: int, counted_as: str) -> LimitedRun:
+    """Run under a limit a minute, `--messages-OPTION`; the books count its use as `counted_as`."""
+    folder.mkdir(parents=True)
+    done = threading.Event()
+    # (time, billed requests) at each change that the books showed.
+    changes: list[tuple[float, int]] = []
+
+    def watch(url: str) -> None:
+        while not done.wait(LOOK_SECONDS):
+            billed = books(url)["billed_requests"]
+            if billed and (not changes or billed != changes[-1][1]):
+                changes.append((time.perf_counter(), billed))
+
+    with simulator(f"--messages-{option}", str(limit)) as url:
+        watcher = threading.Thread(target=watch, args=(url,))
+        watcher.start()
+        try:
+            usage = run_job(environ(folder, count, url))
+        finally:
+            done.set()
+            watcher.join()
+        found = books(url)
+    used = found.get(counted_as) or found["billed_tokens"][counted_as]
+    calling_seconds = changes[-1][0] - changes[0][0] + LOOK_SECONDS
+    return LimitedRun(usage, max(0, used - limit) / (limit / 60), calling_seconds)
+
+
+def simulator(*options: str) -> AbstractContextManager[str]:
     return server(PIPELINE, "simulator", "--port", "0", "--latency", str(LATENCY), *options)
 
 
@@ -136,7 +154,7 @@ def environ(folder: Path, count: int, url: str, **settings: object) -> dict[str,
 
 
 def killed(folder: Path, count: int, kills: int) -> None:
-    """Kill the night again and again, let the last one end, and look into the server's books."""
+    """Kill a night `kills` times, run it to its end, and check the simulator's books."""
     faults = folder / "faults.json"
     faults.write_text(json.dumps(FAULTS))
     chance = random.Random(count)
@@ -156,7 +174,7 @@ def killed(folder: Path, count: int, kills: int) -> None:
             time.sleep(chance.uniform(1, 8))
             process.send_signal(signal.SIGKILL)
             process.wait()
-        last = measured([PIPELINE, "run", "bench", "--json"], environment_of)
+        last = run_job(environment_of, "--json")
         seconds = time.perf_counter() - started
         found = books(url)
     start = last.output.index("{\n")
@@ -170,12 +188,6 @@ def killed(folder: Path, count: int, kills: int) -> None:
         f"faults {found['faults']}"
     )
     verdict("billed twice, and not in flight at a kill nor lost", again, "0", met=not again)
-
-
-def books(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/simulator/books?contents=false") as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     make rehearsal N=1200000 TOKENS=3000
     make rehearsal N=100000 LEDGER=postgres HOME_AT=s3 WORKERS=2
 
-prints what pipeline and simulator took apart, the calls to the API, and the throughput that the
-queue allows at given turnarounds; of a bucket the requests by kind, of a PostgreSQL ledger rows
-and transactions.
-Several workers are processes on one night, each with a temporary folder of its own. The input is
-written first, and all of it is removed afterwards.
+prints what pipeline and simulator each took, the calls to the API, and the throughput that the
+queue allows at given turnarounds; for a bucket also the requests by kind, for a ledger in
+PostgreSQL also its rows and transactions. Several workers are processes on one night, each with a
+temporary folder of its own. The input is written first, and removed with everything else at the
+end.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +29,20 @@ from typing import Any
 import psutil
 
 from benchmarks.corpus import declare, write_documents
-from benchmarks.measure import PIPELINE, Usage, environment, folder_bytes, measured
+from benchmarks.measure import (
+    PIPELINE,
+    Usage,
+    books,
+    cpu_seconds,
+    environment,
+    folder_bytes,
+    listed,
+    run_job,
+    running,
+)
 from benchmarks.places import places
 
-# A token of the simulator's is four bytes of text; the corpus' words have six with their space.
+# The simulator counts a token for four bytes; a word of the corpus has six, its space included.
 WORDS_PER_TOKEN = 0.62
 FILE_DOCUMENTS = 50_000
 # A walk through all files costs something itself.
@@ -45,7 +53,7 @@ HOURS = (0.1, 0.5, 1.0, 3.6, 12.0, 24.0)
 
 @dataclass
 class Peak:
-    """The most bytes that lay in a folder, looked at every few seconds."""
+    """The largest size of a folder in bytes, among those at each `look`."""
 
     folder: Path
     bytes: int = 0
@@ -102,25 +110,24 @@ def rehearse(options: argparse.Namespace, folder: Path) -> None:
         with _watched(peaks):
             ours = _worked(options.workers, environ | where.environ, folder)
         where.show()
-        books = _books(url)
-        theirs = _spent(simulator)
+        counted = books(url)
+        theirs = cpu_seconds(simulator)
         memory = _memory_peak(simulator)
     report = json.loads(ours.output[ours.output.index("\n{") :])
-    _show(count, ours, peaks, theirs, memory, books)
+    _show(count, ours, peaks, theirs, memory, counted)
     assert report["complete"], report
     assert report["items"] == count, report
-    assert not books["billed_more_than_once"], "bought twice"
+    assert not counted["billed_more_than_once"], "bought twice"
     _show_queue(options.queue_limit, count / ours.seconds)
 
 
 def _worked(workers: int, environ: dict[str, str], folder: Path) -> Usage:
-    """What processes on one night took together: the longest time, the sum of all else."""
+    """What workers on one night took together: the longest time, and sums of all else."""
 
     def work(number: int) -> Usage:
         temporary = folder / f"worker-{number}"
         temporary.mkdir()
-        own = environ | {"TMPDIR": str(temporary)}
-        return measured([PIPELINE, "run", "bench", "--json"], own)
+        return run_job(environ | {"TMPDIR": str(temporary)}, "--json")
 
     with ThreadPoolExecutor(workers) as pool:
         each = list(pool.map(work, range(workers)))
@@ -134,7 +141,7 @@ def _worked(workers: int, environ: dict[str, str], folder: Path) -> Usage:
 
 
 def _show(
-    count: int, ours: Any, peaks: list[Peak], theirs: float, memory: float, books: dict[str, Any]
+    count: int, ours: Usage, peaks: list[Peak], theirs: float, memory: float, counted: Any
 ) -> None:
     simulator, *ours_at = (peak.bytes / 1e9 for peak in peaks)
     print(f"\n  {'':12}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'disk GB':>9}")
@@ -146,15 +153,18 @@ def _show(
     print(
         f"  disk: {', '.join(f'{peak.folder.name} {peak.bytes / 1e6:,.0f} MB' for peak in peaks)}"
     )
-    calls = books["calls"]
-    print(f"  calls to the API: {sum(calls.values()):,} ({_listed(calls)})")
-    print(f"  batches: {books['batches_created']:,}, highest queue: {books['highest_queue']:,}")
+    calls = counted["calls"]
+    print(f"  calls to the API: {sum(calls.values()):,} ({listed(calls)})")
+    print(f"  batches: {counted['batches_created']:,}, highest queue: {counted['highest_queue']:,}")
     print(f"  {count / ours.seconds:,.0f} documents a second of wall time")
     print(f"  {1e6 * ours.cpu_seconds / count:,.0f} microseconds of CPU a document")
 
 
 def _show_queue(limit: int, per_second: float) -> None:
-    """What is possible: the queue's requests once a turnaround, or this machine, if it is less."""
+    """Print the throughput at given turnarounds, which the queue or this machine bounds.
+
+    The queue lets `limit` requests through in each turnaround.
+    """
     print(f"\n  with a queue of {limit:,} requests and batches that take")
     for hours in HOURS:
         queue = limit / hours
@@ -185,24 +195,18 @@ def _write_input(folder: Path, count: int, words: int) -> Path:
     return folder
 
 
-@contextmanager
-def _simulator(options: argparse.Namespace, state: Path) -> Iterator[tuple[str, psutil.Process]]:
-    command = [
+def _simulator(
+    options: argparse.Namespace, state: Path
+) -> AbstractContextManager[tuple[str, psutil.Process]]:
+    return running(
         PIPELINE, "simulator", "--port", "0", "--turnaround", str(options.turnaround),
         "--queue-limit", str(options.queue_limit), "--state-dir", str(state),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().split()[-1], psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
+    )  # fmt: skip
 
 
 @contextmanager
 def _watched(peaks: list[Peak]) -> Iterator[None]:
-    """Look at the folders' sizes from time to time, and say that it goes on."""
+    """Look at the folders' sizes every few seconds, and print them every minute."""
     done = threading.Event()
 
     def watch() -> None:
@@ -226,28 +230,12 @@ def _watched(peaks: list[Peak]) -> Iterator[None]:
             peak.look()
 
 
-def _books(url: str) -> dict[str, Any]:
-    headers = {"x-api-key": "rehearsal", "anthropic-version": "2023-06-01"}
-    request = urllib.request.Request(f"{url}/simulator/books?contents=false", headers=headers)
-    found: dict[str, Any] = json.load(urllib.request.urlopen(request))
-    return found
-
-
-def _spent(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def _memory_peak(process: psutil.Process) -> float:
-    """The kernel's own mark of the most that was resident, in bytes."""
+    """The largest resident memory of a process in bytes, by the kernel's own account."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return float(line.split()[1]) * 1024
     return float(process.memory_info().rss)
-
-
-def _listed(calls: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in sorted(calls.items()))
 
 
 if __name__ == "__main__":

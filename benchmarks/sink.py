@@ -1,8 +1,8 @@
 """A server that takes batches in and answers them as fast as Python can: no checks, no storage.
 
-The simulator reads, checks and prices every request, and would be what is measured. This one keeps
-the custom ids of a batch and answers each with the same message; a batch ends after a fixed time.
-It is no simulator of the API: use it for speed alone.
+The simulator reads, checks and prices every request, and would take more time than the pipeline.
+This server keeps the custom ids of a batch and answers each with the same message; a batch ends
+after a fixed time. It is no simulator of the API: use it for speed alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-# An unescaped quote cannot stand inside a JSON string: what is found is a key. It is looked for by
-# a byte that hardly any text has: to look for one byte is five times as fast as for several.
+# A JSON string has no unescaped quote, so that what is found is a key. It is searched by its rarest
+# byte: searching one byte is five times as fast as several.
 _KEY = b'"custom_id":'
 _RARE = b"_"
 # Small enough to stay in a processor's cache from the socket to the search.
 _BUFFER_BYTES = 1 << 19
 _LINES_A_CHUNK = 2_000
-# What a job asks for whose answers are calls of it.
+# The tool that answers call with `--tool-calls`.
 TOOL = "note"
 
 
@@ -133,7 +133,7 @@ class Body:
         self._left = 0 if self._chunked else int(handler.headers.get("content-length", 0))
 
     def read_into(self, buffer: memoryview) -> int:
-        """How many bytes were read; 0 at its end."""
+        """Read into the buffer; returns the number of bytes, 0 at the end of the body."""
         if self._chunked and not self._left:
             self._left = int(self._file.readline(), 16)
             if not self._left:
@@ -208,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"".join(head + custom_id + tail for custom_id in ids))
 
     def _custom_ids(self) -> list[bytes]:
-        """The custom ids of a create body; of what has been searched nothing is kept."""
+        """The custom ids of a create body, which is searched piece by piece and not kept."""
         body, kept = Body(self), 0
         ids: list[bytes] = []
         buffer = bytearray(_BUFFER_BYTES)
@@ -229,7 +229,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", kind)
         self.send_header("content-length", str(length))
-        # What made-up answers cost must not count as spent.
+        # Else the pipeline would book the cost of these answers as money spent.
         self.send_header("x-batch-pipeline-simulator", "sink")
         self.end_headers()
 
@@ -238,8 +238,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _take_ids(data: bytearray, end: int, ids: list[bytes]) -> int:
-    """Add the custom ids that stand in `data[:end]` whole; returns from where the rest is to be
-    seen."""
+    """Add the custom ids that are complete in `data[:end]`; returns where the rest begins."""
     before = _KEY.index(_RARE)
     start = done = 0
     while (found := data.find(_RARE, start, end)) >= 0:

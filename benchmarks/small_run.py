@@ -1,7 +1,8 @@
-"""(j) The CPU of a small run under Dagster, and whose it is: a night of 24 documents, sent.
+"""(j) The CPU of a small run under Dagster, by its parts: a night of 24 documents is submitted.
 
-Measured in one process on a new instance, each part once, several times over; the least of each
-counts. Dagster's own are its imports, its instance, and a run with as many steps that do nothing.
+Several processes each measure all parts once, on a new instance; the least of each part counts.
+Dagster's own parts are its imports, its instance, and a run with the same number of steps that do
+nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an organisation's admin key reads: the reports of usage and cost, and the batch limits.
+"""The admin endpoints: an organisation's reports of usage and cost, and its limits of batches.
 
-The organisation is that of the key. Any key will do: here none is an admin's alone.
+Any key reads those of its own organisation, where the API wants an admin's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AdminEndpoints:
         }
 
     async def rate_limits(self, request: Request) -> Response:
-        """The limits of batches; those of messages are told by the headers of their answers."""
+        """The limits of batches; the limits of messages are in the headers of their answers."""
         group = request.query_params.get("group_type", "batch")
         if group not in _GROUPS:
             raise invalid_request(f"group_type: the simulator has {', '.join(_GROUPS)} alone")

@@ -1,6 +1,6 @@
-"""The HTTP interface: routes, headers, credentials and error bodies around the batch store.
+"""The HTTP interface: routes and handlers around the batch store.
 
-Rules about batches and messages do not belong here: they are in `checking` and `batches`.
+Rules about batches and messages are in `checking` and `batches`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from batch_pipeline.simulator.batches.batch import Batch
 from batch_pipeline.simulator.batches.settlement import Responder
 from batch_pipeline.simulator.batches.spool import Spool, chunks_of
 from batch_pipeline.simulator.batches.store import BatchStore
-from batch_pipeline.simulator.books.books import Books, content_digest
+from batch_pipeline.simulator.books.books import Books
+from batch_pipeline.simulator.books.content_digest import content_digest
 from batch_pipeline.simulator.checking.checks import check_message
 from batch_pipeline.simulator.connection import unless_taken
 from batch_pipeline.simulator.faults.declaration import Endpoint
 from batch_pipeline.simulator.faults.file import FaultsError, parse_faults
 from batch_pipeline.simulator.faults.injection import FaultInjection
-from batch_pipeline.simulator.faults.requests import RequestFate
+from batch_pipeline.simulator.faults.requests import RequestFaultInjection
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.faults.shown import page as page_shown
 from batch_pipeline.simulator.faults.shown import shown
@@ -77,10 +78,10 @@ class Hooks:
 
 
 class AheadOf:
-    """Serves one route itself, and passes all others to an application.
+    """Serves one route itself, and passes all other calls to an application.
 
-    Starlette's layers and routes would take a third of the time of a message, and there are
-    thousands of messages a second.
+    Starlette's layers and routing take a third of the time of a message, and there are thousands of
+    messages a second.
     """
 
     def __init__(self, app: ASGIApp, method: str, path: str, handler: Handler) -> None:
@@ -108,12 +109,10 @@ class Api:
         self, store: BatchStore, books: Books, spool: Spool, responder: Responder,
         schedule: FaultSchedule, rates: RateLimiters, latency: float, hooks: Hooks,
     ) -> None:  # fmt: skip
-        # Seconds that a message in real time takes.
+        self.store, self.books, self._spool = store, books, spool
+        self.responder, self.schedule, self.rates = responder, schedule, rates
         self.latency = latency
-        self._rates = rates
-        self._store, self._books, self._spool = store, books, spool
-        self._responder = responder
-        self._schedule = schedule
+        """Seconds that a message in real time takes."""
         self._visibility = Visibility(schedule, books)
         self._faults = FaultInjection(schedule, store, books)
         self._admin = AdminEndpoints(store, books)
@@ -156,14 +155,14 @@ class Api:
         async def guarded(request: Request) -> Response:
             self._calls[endpoint] += 1
             if endpoint in ("cancel", "delete", "results"):
-                self._store.touch(request.path_params["batch_id"], endpoint)
+                self.store.touch(request.path_params["batch_id"], endpoint)
             try:
                 _check_headers(request)
                 response = await self._hooks.before(request) or await faulty(request)
             except ApiError as error:
                 response = error_response(request, error)
             except ClientDisconnect:
-                # The client is gone and reads no answer; what matters is that nothing was done.
+                # The client is gone and reads no answer. Nothing was done.
                 response = Response(status_code=400)
             # A refused key belongs to no workspace; a gateway's page is not the API's answer.
             if response.status_code != 401 and response.media_type != "text/html":
@@ -177,7 +176,7 @@ class Api:
     async def create_batch(self, request: Request) -> Response:
         incoming = await self._spool.receive(request.stream())
         workspace = workspace_of(request.headers)
-        batch = await run_sync(self._store.create, incoming, _version(request), workspace)
+        batch = await run_sync(self.store.create, incoming, _version(request), workspace)
         return Json(self._shown(batch, request))
 
     async def list_batches(self, request: Request) -> Response:
@@ -188,11 +187,11 @@ class Api:
         page = workspace, _limit(query), query.get("after_id"), query.get("before_id")
         if page[2:] == (None, None):
             self._visibility.begin_look(workspace)
-        missing = self._visibility.missing_from_list(self._store.of(workspace))
-        batches, _ = self._store.page(*page, missing)
+        missing = self._visibility.missing_from_list(self.store.of(workspace))
+        batches, _ = self.store.page(*page, missing)
         await self._settle(batches)
-        batches, has_more = self._store.page(*page, missing)
-        faults = self._schedule.faults.shown
+        batches, has_more = self.store.page(*page, missing)
+        faults = self.schedule.faults.shown
         return Json(page_shown(batches, str(request.base_url), faults, has_more=has_more))
 
     async def retrieve_batch(self, request: Request) -> Response:
@@ -203,17 +202,17 @@ class Api:
 
     async def cancel_batch(self, request: Request) -> Response:
         await self._current(request)
-        return Json(self._shown(self._store.cancel(request.path_params["batch_id"]), request))
+        return Json(self._shown(self.store.cancel(request.path_params["batch_id"]), request))
 
     async def delete_batch(self, request: Request) -> Response:
         batch = await self._current(request)
-        self._store.delete(batch.id)
+        self.store.delete(batch.id)
         return Json({"id": batch.id, "type": "message_batch_deleted"})
 
     async def batch_results(self, request: Request) -> Response:
         batch = await self._current(request)
         self._visibility.check_results(batch)
-        path = self._store.results(batch.id)
+        path = self.store.results(batch.id)
         # Opened before the answer begins: a deletion meanwhile must not cut the answer off.
         chunks = self._hooks.results(batch.id, chunks_of(path.open("rb")))
         disposition = f'attachment; filename="{batch.id}_results.jsonl"'
@@ -222,17 +221,17 @@ class Api:
         )
 
     def _shown(self, batch: Batch, request: Request) -> dict[str, Any]:
-        return shown(batch, str(request.base_url), self._schedule.faults.shown)
+        return shown(batch, str(request.base_url), self.schedule.faults.shown)
 
     async def _current(self, request: Request) -> Batch:
         whose = workspace_of(request.headers)
-        batch = self._store.get(request.path_params["batch_id"], whose)
+        batch = self.store.get(request.path_params["batch_id"], whose)
         await self._settle([batch])
-        return self._store.get(batch.id)
+        return self.store.get(batch.id)
 
     async def _settle(self, batches: list[Batch]) -> None:
-        if self._store.needs_settling(batches):
-            await run_sync(self._store.settle_due, batches, SETTLE_PATIENCE_SECONDS)
+        if self.store.needs_settling(batches):
+            await run_sync(self.store.settle_due, batches, SETTLE_PATIENCE_SECONDS)
 
     # Messages and models.
 
@@ -241,16 +240,16 @@ class Api:
         if params.get("stream"):
             raise invalid_request("stream: the simulator answers in one piece only")
         workspace = workspace_of(request.headers)
-        rates = self._rates.of(workspace.organisation)
+        rates = self.rates.of(workspace.organisation)
         if rates.limited:
             try:
                 rates.admit(count_input(params))
             except ApiError:
-                self._books.count_rate_limited()
+                self.books.count_rate_limited()
                 raise
         digest = content_digest(params)
         message = self._message(params, digest, workspace)
-        unless_taken(request.scope, lambda: self._books.miss_message(digest))
+        unless_taken(request.scope, lambda: self.books.miss_message(digest))
         rates.spend(message["usage"]["output_tokens"])
         if self.latency:
             await asyncio.sleep(self.latency)
@@ -260,22 +259,22 @@ class Api:
         self, params: dict[str, Any], digest: bytes, workspace: Workspace
     ) -> dict[str, Any]:
         work = Work.now(self.latency, str(workspace))
-        message = self._responder.message(params, digest, new_id("msg"), "standard", work)
-        fate = RequestFate(
-            self._schedule.faults.requests,
-            self._schedule.seed,
+        message = self.responder.message(params, digest, new_id("msg"), "standard", work)
+        injection = RequestFaultInjection(
+            self.schedule.faults.requests,
+            self.schedule.seed,
             "realtime",
-            self._books.attempts,
-            self._schedule.faults.billed,
+            self.books.attempts,
+            self.schedule.faults.billed,
         )
         billed = None
         try:
-            billed = fate.message(digest, params, message)
+            billed = injection.message(digest, params, message)
             return billed
         finally:
-            self._books.end_message(digest, workspace, billed)
-            for name, times in fate.injected.items():
-                self._books.count_fault(name, times)
+            self.books.end_message(digest, workspace, billed)
+            for name, times in injection.injected.items():
+                self.books.count_fault(name, times)
 
     async def count_tokens(self, request: Request) -> Response:
         params = await _checked(request, counting=True)
@@ -303,7 +302,7 @@ class Api:
         return Json(model_info(MODELS[name]))
 
     async def exchange_token(self, request: Request) -> Response:
-        """An access token for any identity token; like any key, it is not looked at afterwards."""
+        """An access token for any identity token: a key of the workspace that was asked for."""
         if (answer := await self._hooks.before(request)) is not None:
             return answer
         asked = _parsed(await _body(request))
@@ -311,7 +310,6 @@ class Api:
             asked.get("assertion") or asked.get("refresh_token")
         ):
             return Json({"error": "invalid_grant"}, status_code=400)
-        # The token is a key of the workspace that it was asked for.
         where = f"{asked.get('workspace_id') or ''}/{asked.get('organization_id') or ''}"
         access = new_id("token") + (f"@{where}" if where != "/" else "")
         token = {"access_token": access, "token_type": "Bearer"}
@@ -323,13 +321,13 @@ class Api:
         `?contents=false` leaves out the counts for each content.
         """
         contents = request.query_params.get("contents") != "false"
-        books = await run_sync(lambda: self._books.as_json(contents=contents))
+        books = await run_sync(lambda: self.books.as_json(contents=contents))
         return Json({**books, "calls": dict(self._calls)})
 
     async def put_faults(self, request: Request) -> Response:
         """Replace the declared faults while the simulator runs; the body is YAML or JSON."""
         try:
-            self._schedule.replace(parse_faults(await request.body()))
+            self.schedule.replace(parse_faults(await request.body()))
         except FaultsError as error:
             return error_response(request, invalid_request(str(error)))
         return Json({"type": "faults_replaced"})
@@ -358,8 +356,8 @@ async def _checked(request: Request, *, counting: bool = False) -> dict[str, Any
     body = await _body(request)
     params: dict[str, Any] = _parsed(body)
     check = partial(check_message, params, _version(request), counting=counting)
-    # In the event loop: handing each message to a thread would take longer than the answer. Only
-    # documents are read in a thread; what they hold is known from then on.
+    # In the event loop: handing a message to a thread takes longer than its answer. Documents are
+    # read in a thread, and what was read of them is cached for the answer.
     problem = await run_sync(check) if b'"base64"' in body else check()
     if problem is not None:
         raise problem

@@ -52,7 +52,7 @@ _LOCK_SECONDS = 1.0
 
 
 class StateInUseError(Exception):
-    """Another simulator has the state folder open."""
+    """Another simulator uses the state folder."""
 
 
 class Database:
@@ -104,7 +104,7 @@ class Database:
             self._connection.execute("COMMIT")
 
     def note(self, write: Callable[[sqlite3.Connection, list[Note]], None], note: Note) -> None:
-        """Have `write` called soon with a list of notes, this one among them."""
+        """Call `write` soon, with the notes that were collected for it until then."""
         with self._lock:
             now = time.monotonic()
             if not self._notes:

@@ -1,4 +1,5 @@
-"""What is done around every request, whatever its route: its host is checked, its answer named."""
+"""The layer around all routes: checks the host of each request, and names the simulator in each
+answer."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batch_pipeline.simulator.responses import error_response
 from batch_pipeline.simulator.wire import SIMULATOR_HEADER, ApiError, new_id
 
-# Host headers that are kept as known, so that each is read once.
+# Host headers that are remembered as local, so that each is parsed once.
 _MOST_HOSTS = 20
 
 

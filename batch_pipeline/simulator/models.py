@@ -40,11 +40,11 @@ class Model:
     cached_from: int = 512
     """Tokens of the shortest prefix that is cached; a shorter one is not, without any error."""
     prefill: bool = False
-    """Whether the last turn may be the assistant's, which its answer then goes on from."""
+    """Whether the last turn may be the assistant's, which the answer then continues."""
     image_side: int = 2_576
     image_tokens: int = 4_784
-    """An image is scaled down until its longer side has these pixels, and costs at most these
-    tokens."""
+    """An image is scaled down to `image_side` pixels on its longer side, and costs at most
+    `image_tokens`."""
     retires: str | None = None
     """The day on which a deprecated model retires; the simulator answers for it all the same."""
 

@@ -1,8 +1,8 @@
 """The rate limits of real-time messages: requests, input and output tokens a minute.
 
-Token buckets, as the API's documentation describes them: each holds at most the limit of one minute
-and is refilled all the time. A request and its input tokens count when it comes, its output tokens
-when it is answered, so that the bucket of output tokens may become negative.
+They are token buckets, as in the API's documentation: a bucket holds at most the limit of one
+minute and is refilled continuously. A request and its input tokens are taken when the request
+arrives, its output tokens when it is answered, so that their bucket may become negative.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs the simulator, in a thread for tests and demonstrations or in the foreground.
 
-The parts of the other modules are put together here.
+The other modules' parts are put together here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypedDict, Unpack
 
 import uvicorn
 
@@ -34,7 +34,7 @@ from batch_pipeline.simulator.rate_limits import MessageLimits, RateLimiters
 from batch_pipeline.simulator.workspaces import DEFAULT, Workspace
 
 HOST = "127.0.0.1"
-NO_LIMITS = MessageLimits()
+_NO_FAULTS, _NO_LIMITS, _NO_HOOKS = Faults(), MessageLimits(), Hooks()
 _START_SECONDS = 30
 _SHUTDOWN_SECONDS = 2
 # uvicorn's interval between ticks, in which it updates its date header.
@@ -52,22 +52,16 @@ _LOGGING: dict[str, Any] = {
 class Simulator:
     """A running simulator, as tests control it."""
 
-    def __init__(
-        self, url: str, store: BatchStore, books: Books, schedule: FaultSchedule,
-        rates: RateLimiters, api: Api, cache: PromptCache,
-    ) -> None:  # fmt: skip
+    def __init__(self, url: str, api: Api) -> None:
         self.url = url
         """Base URL without a trailing slash, for `ANTHROPIC_BASE_URL`."""
-        self.books = books
-        self._store = store
-        self._schedule = schedule
-        self._rates = rates
+        self.books = api.books
         self._api = api
-        self._cache = cache
+        self._store = api.store
 
     def set_faults(self, faults: Faults) -> None:
         """Declare these faults from now on; scripts and counts of calls begin again."""
-        self._schedule.replace(faults)
+        self._api.schedule.replace(faults)
 
     def create_foreign_batch(
         self, requests: int, workspace: str = DEFAULT, organisation: str = DEFAULT
@@ -89,7 +83,7 @@ class Simulator:
 
         Of one organisation, or (None) of all that have none of their own.
         """
-        self._rates.replace(limits, organisation)
+        self._api.rates.replace(limits, organisation)
 
     def set_latency(self, seconds: float) -> None:
         """Set the seconds that a real-time message takes."""
@@ -109,7 +103,7 @@ class Simulator:
         return self._store.queued(organisation)
 
     def hold(self) -> None:
-        """Let no batch end from now on, except canceled ones."""
+        """Let no batch end from now on, but canceled ones."""
         self._store.pace.hold()
 
     def release(self) -> None:
@@ -122,49 +116,42 @@ class Simulator:
 
     def set_cache_hits(self, share: float) -> None:
         """Set the share of a batch's requests that find an entry of the prompt cache."""
-        self._cache.batch_hits = share
+        self._api.responder.cache.batch_hits = share
 
     def age_cache(self, seconds: float) -> None:
-        """Let entries of the prompt cache grow older by `seconds`, as if that time had passed."""
-        self._cache.pass_time(seconds)
+        """Make the entries of the prompt cache older by a number of seconds."""
+        self._api.responder.cache.pass_time(seconds)
 
 
-class _Parts(NamedTuple):
-    api: Api
-    store: BatchStore
-    books: Books
-    schedule: FaultSchedule
-    rates: RateLimiters
-    cache: PromptCache
+class Options(TypedDict, total=False):
+    """What a simulator can be started with; docs/simulator.md describes each option.
+
+    Without `state_dir` batches and books are kept in a temporary folder until the end. `hooks` see
+    a call before `faults` do.
+    """
+
+    turnaround: float
+    queue_limit: int
+    seed: int
+    state_dir: Path | str | None
+    faults: Faults
+    message_limits: MessageLimits
+    latency: float
+    cache_hits: float
+    hooks: Hooks
 
 
 @contextlib.contextmanager
-def running_simulator(
-    *,
-    turnaround: float = 2.0,
-    queue_limit: int = 200_000,
-    seed: int = 0,
-    state_dir: Path | str | None = None,
-    port: int = 0,
-    faults: Faults | None = None,
-    message_limits: MessageLimits = NO_LIMITS,
-    latency: float = 0.0,
-    cache_hits: float = DEFAULT_HITS,
-    hooks: Hooks | None = None,
-) -> Iterator[Simulator]:
+def running_simulator(*, port: int = 0, **options: Unpack[Options]) -> Iterator[Simulator]:
     """A simulator in a thread of this process, answering when the block begins.
 
-    Without `state_dir` batches and books are kept in a temporary folder until the end of the block.
-    The books cannot be read after the block. Port 0 takes a free one. `hooks` see a call before
-    `faults` do.
+    The books cannot be read after the block. Port 0 takes a free one.
 
     Errors: `StateInUseError` if another simulator uses `state_dir`.
     """
-    with _assembled(
-        turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, cache_hits, hooks
-    ) as parts:
+    with _assembled(**options) as api:
         listener = _listen(port)
-        server = _Server(_config(parts.api.asgi()))
+        server = _Server(_config(api.asgi()))
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, name="simulator", daemon=True
         )
@@ -172,57 +159,25 @@ def running_simulator(
         try:
             if not server.ready.wait(_START_SECONDS):
                 raise RuntimeError(f"The simulator did not start within {_START_SECONDS} s.")
-            yield Simulator(
-                _url(listener),
-                parts.store,
-                parts.books,
-                parts.schedule,
-                parts.rates,
-                parts.api,
-                parts.cache,
-            )
+            yield Simulator(_url(listener), api)
         finally:
             server.stop()
             thread.join()
 
 
 def serve(
-    port: int,
-    *,
-    turnaround: float = 2.0,
-    queue_limit: int = 200_000,
-    seed: int = 0,
-    state_dir: Path | str | None = None,
-    faults: Faults | None = None,
-    message_limits: MessageLimits = NO_LIMITS,
-    latency: float = 0.0,
-    cache_hits: float = DEFAULT_HITS,
-    on_ready: Callable[[str], None] | None = None,
+    port: int, *, on_ready: Callable[[str], None] | None = None, **options: Unpack[Options]
 ) -> None:
     """Run in the foreground until SIGINT or SIGTERM; `on_ready` gets the URL once it listens.
-
-    Without `state_dir` batches and books are kept in a temporary folder until the end.
 
     Errors: `OSError` if the port is taken, `StateInUseError` if another simulator uses `state_dir`.
     """
     # The port first: one that is taken must not leave a state folder behind.
-    with (
-        contextlib.closing(_listen(port)) as listener,
-        _assembled(
-            turnaround,
-            queue_limit,
-            seed,
-            state_dir,
-            faults,
-            message_limits,
-            latency,
-            cache_hits,
-            None,
-        ) as parts,
-    ):
+    with contextlib.closing(_listen(port)) as listener, _assembled(**options) as api:
         url = _url(listener)
-        app = parts.api.asgi()
-        server = _Server(_config(app), on_ready=(lambda: on_ready(url)) if on_ready else None)
+        server = _Server(
+            _config(api.asgi()), on_ready=(lambda: on_ready(url)) if on_ready else None
+        )
         # uvicorn raises a signal again after its shutdown. SIGTERM would then kill the process
         # before the temporary folder is removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -242,16 +197,17 @@ def default_state_dir(port: int) -> Path:
 
 @contextlib.contextmanager
 def _assembled(
-    turnaround: float,
-    queue_limit: int,
-    seed: int,
-    state_dir: Path | str | None,
-    faults: Faults | None,
-    message_limits: MessageLimits,
-    latency: float,
-    cache_hits: float,
-    hooks: Hooks | None,
-) -> Iterator[_Parts]:
+    *,
+    turnaround: float = 2.0,
+    queue_limit: int = 200_000,
+    seed: int = 0,
+    state_dir: Path | str | None = None,
+    faults: Faults = _NO_FAULTS,
+    message_limits: MessageLimits = _NO_LIMITS,
+    latency: float = 0.0,
+    cache_hits: float = DEFAULT_HITS,
+    hooks: Hooks = _NO_HOOKS,
+) -> Iterator[Api]:
     with contextlib.ExitStack() as stack:
         if state_dir is None:
             state_dir = stack.enter_context(
@@ -263,16 +219,14 @@ def _assembled(
         stack.callback(database.close)
         books = Books(database)
         spool = Spool(folder / "spool")
-        responder = Responder(seed)
-        responder.cache.batch_hits = cache_hits
-        schedule = FaultSchedule(faults or Faults(), seed)
-        pace = Pace(turnaround)
+        responder = Responder(seed, PromptCache(cache_hits))
+        schedule = FaultSchedule(faults, seed)
         store = BatchStore(
-            database, books, spool, responder, schedule, pace=pace, queue_limit=queue_limit
-        )
+            database, books, spool, responder, schedule,
+            pace=Pace(turnaround), queue_limit=queue_limit,
+        )  # fmt: skip
         rates = RateLimiters(message_limits)
-        api = Api(store, books, spool, responder, schedule, rates, latency, hooks or Hooks())
-        yield _Parts(api, store, books, schedule, rates, responder.cache)
+        yield Api(store, books, spool, responder, schedule, rates, latency, hooks)
 
 
 class _Server(uvicorn.Server):

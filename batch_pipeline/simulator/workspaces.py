@@ -1,4 +1,4 @@
-"""Whose a call is: the workspace and the organisation that its key names, and their ids.
+"""The workspace and the organisation that a call belongs to, from its key, and their ids.
 
 Batches and the prompt cache belong to a workspace; the queue, the rate limits and the reports
 belong to an organisation, whose workspaces share them. A key names both after an `@`:
@@ -23,7 +23,7 @@ WORKSPACE_HEADER = "anthropic-workspace-id"
 _NAMESPACE = uuid.UUID("6f7d3a52-6c1f-4d0e-9a55-0d6f3b1c2e84")
 _IS_WORKSPACE_ID = re.compile(r"wrkspc_\w+").fullmatch
 _IS_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
-# Keys that are kept as read, so that a message does not read its own again.
+# Keys whose workspace is remembered, so that each is parsed once.
 _MOST_KEYS = 1_000
 
 
@@ -31,8 +31,8 @@ _MOST_KEYS = 1_000
 class Workspace:
     """A workspace of an organisation, by their names.
 
-    Their ids follow from the names alone: every simulator gives the same. A name that has the form
-    of an id is the id, so that what an identity token is exchanged for is where it was asked for.
+    Ids are computed from the names, and are the same in every simulator. A name that has the form
+    of an id is the id: an identity token is exchanged for a key with the ids that were asked for.
     """
 
     name: str = DEFAULT

@@ -20,7 +20,7 @@ class Clock:
 
 
 def admitted(limiter: RateLimiter, tokens: int, most: int) -> int:
-    """How many requests of so many input tokens are let in before one is refused."""
+    """The number of requests of `tokens` input tokens that are let in before one is refused."""
     for count in range(most):
         try:
             limiter.admit(tokens)

@@ -30,10 +30,12 @@ from batch_pipeline.simulator import (
 from batch_pipeline.simulator.app import Hooks
 from batch_pipeline.simulator.books.books import Content
 from batch_pipeline.simulator.models import MODELS
-from batch_pipeline_tests.simulator.conftest import params, requests, sdk
+from batch_pipeline_tests.simulator.conftest import params, raw_http, requests, sdk
 
 
-def test_books_know_what_was_accepted_and_billed(sim: Simulator, client: Anthropic) -> None:
+def test_books_know_what_was_accepted_and_billed(
+    sim: Simulator, client: Anthropic, http: httpx2.Client
+) -> None:
     batch = client.messages.batches.create(requests=requests(2))
     client.messages.create(**requests(1)[0]["params"])
     before = sim.books.contents
@@ -48,12 +50,12 @@ def test_books_know_what_was_accepted_and_billed(sim: Simulator, client: Anthrop
     assert (after[second].accepted, after[second].billed) == (1, 1)
     assert sum(each.cost_usd for each in after.values()) == cost + sim.books.batch_cost_usd
     assert sim.books.billed_more_than_once == [first]
-    shown = httpx2.get(f"{sim.url}/simulator/books").json()
+    shown = http.get("/simulator/books").json()
     assert shown["contents"][first] == {
         "accepted": 2, "billed": 2, "billed_realtime": 1, "cost_usd": str(cost * 3 / 2),
     }  # fmt: skip
     assert shown["billed_requests"] == 3
-    assert "contents" not in httpx2.get(f"{sim.url}/simulator/books?contents=false").json()
+    assert "contents" not in http.get("/simulator/books?contents=false").json()
 
 
 def test_books_bill_what_usage_says(sim: Simulator, client: Anthropic) -> None:
@@ -79,7 +81,9 @@ def test_books_bill_what_usage_says(sim: Simulator, client: Anthropic) -> None:
         ("claude-haiku-4-5", (10, 20, 30, 40, 50), True, "0.0001745"),
     ],
 )
-def test_prices(model: str, tokens: tuple[int, ...], batch: bool, usd: str) -> None:
+def test_long_prompts_and_classes_of_tokens_have_their_prices(
+    model: str, tokens: tuple[int, ...], batch: bool, usd: str
+) -> None:
     uncached, written_5m, written_1h, read, output = tokens
     usage = {
         "input_tokens": uncached,
@@ -141,7 +145,9 @@ def test_a_state_folder_has_one_simulator_and_one_reader(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
-def test_an_incomplete_body_creates_nothing(sim: Simulator, framing: str) -> None:
+def test_an_incomplete_body_creates_nothing(
+    sim: Simulator, http: httpx2.Client, framing: str
+) -> None:
     body = orjson.dumps({"requests": requests(3)})
     if framing == "chunked":
         header, sent = b"transfer-encoding: chunked", b"%x\r\n%b\r\n" % (len(body), body)
@@ -157,7 +163,7 @@ def test_an_incomplete_body_creates_nothing(sim: Simulator, framing: str) -> Non
         connection.settimeout(10)
         while connection.recv(4096):  # until the server has closed its side as well
             pass
-    httpx2.get(f"{sim.url}/simulator/books")
+    http.get("/simulator/books")
     assert sim.books.batches_created == 0
     assert list(spool.iterdir()) == []
 
@@ -174,15 +180,18 @@ def test_hooks_see_every_handler_and_the_results() -> None:
         def results(self, batch_id: str, chunks: Iterator[bytes], /) -> Iterator[bytes]:
             yield from (chunk[:-10] for chunk in chunks)
 
-    with running_simulator(turnaround=0.0, hooks=Busy()) as sim, sdk(sim) as client:
-        headers = {"x-api-key": "k", "anthropic-version": "2026-10-21"}
-        answer = httpx2.get(f"{sim.url}/v1/models", headers=headers)
+    with (
+        running_simulator(turnaround=0.0, hooks=Busy()) as sim,
+        sdk(sim) as client,
+        raw_http(sim) as http,
+    ):
+        answer = http.get("/v1/models")
         assert (answer.status_code, answer.headers["x-seen"]) == (529, "GET")
         url = client.messages.batches.retrieve(
             client.messages.batches.create(requests=requests(1)).id
         ).results_url
         assert url is not None
-        assert not httpx2.get(url, headers=headers).content.endswith(b"\n")
+        assert not http.get(url).content.endswith(b"\n")
 
 
 def test_an_unforeseen_error_is_an_api_error_and_names_the_simulator(
@@ -192,16 +201,15 @@ def test_an_unforeseen_error_is_an_api_error_and_names_the_simulator(
         async def before(self, request: Request, /) -> Response | None:
             raise RuntimeError("broken hook")
 
-    with running_simulator(hooks=Broken()) as sim:
-        headers = {"x-api-key": "k", "anthropic-version": "2026-10-21"}
-        answer = httpx2.get(f"{sim.url}/v1/models", headers=headers)
+    with running_simulator(hooks=Broken()) as sim, raw_http(sim) as http:
+        answer = http.get("/v1/models")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "api_error")
     assert answer.headers[SIMULATOR_HEADER] == "1"
     out, errors = capfd.readouterr()
     assert (out, "broken hook" in errors) == ("", True)
 
 
-def test_serve_says_where_it_listens_and_cleans_up(tmp_path: Path) -> None:
+def test_serve_prints_its_url_and_removes_its_folder(tmp_path: Path) -> None:
     program = (
         "from batch_pipeline.simulator import serve;"
         "serve(0, on_ready=lambda url: print(url, flush=True))"
@@ -226,17 +234,17 @@ def test_serve_says_where_it_listens_and_cleans_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["/simulator/books", "/simulator/faults", "/v1/messages/batches", "/v1/messages", "/x"]
 )
-def test_a_request_for_another_host_is_refused(sim: Simulator, path: str) -> None:
+def test_a_request_for_another_host_is_refused(http: httpx2.Client, path: str) -> None:
     """A web page whose name leads to this machine must not read books and documents."""
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "[::]"):
         for method in ("GET", "POST", "PUT"):
-            answer = httpx2.request(method, f"{sim.url}{path}", headers={"host": host})
+            answer = http.request(method, path, headers={"host": host})
             assert (answer.status_code, answer.headers[SIMULATOR_HEADER]) == (403, "1")
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8765", "a.localhost"]
 )
-def test_this_machine_has_several_names(sim: Simulator, host: str) -> None:
-    answer = httpx2.get(f"{sim.url}/simulator/books", headers={"host": host})
+def test_this_machine_has_several_names(http: httpx2.Client, host: str) -> None:
+    answer = http.get("/simulator/books", headers={"host": host})
     assert answer.status_code == 200

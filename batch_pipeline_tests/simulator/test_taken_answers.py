@@ -13,8 +13,8 @@ import orjson
 import pytest
 
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline.simulator.books.books import content_hash
-from batch_pipeline_tests.simulator.conftest import params
+from batch_pipeline.simulator.books.content_digest import content_hash
+from batch_pipeline_tests.simulator.conftest import params, raw_http
 
 ONE, OTHER = params("One text."), params("Another text.")
 
@@ -56,7 +56,7 @@ def test_a_connection_that_lives_on_shows_that_its_answers_were_taken(
 ) -> None:
     ask(http, ONE, OTHER, OTHER | {"max_tokens": 201})
     http.close()
-    with httpx2.Client(base_url=sim.url, headers=http.headers) as another:
+    with raw_http(sim) as another:
         ask(another, ONE)
     assert sim.books.bought_again == [content_hash(ONE)]
 

@@ -14,7 +14,7 @@ from anthropic import Anthropic
 from anthropic.lib.credentials import WorkloadIdentityCredentials
 
 from batch_pipeline.simulator import Faults, MessageLimits, Simulator, Workspace, running_simulator
-from batch_pipeline_tests.simulator.conftest import params, requests
+from batch_pipeline_tests.simulator.conftest import params, raw_http, requests, sdk
 
 DEFAULT = "any"
 TEAM_A, TEAM_B, ELSEWHERE = "any@team-a/north", "other@team-b/north", "any@team-a/south"
@@ -27,16 +27,18 @@ WORKSPACES = {
 
 
 def of_key(sim: Simulator, key: str) -> Anthropic:
-    return Anthropic(api_key=key, base_url=sim.url, max_retries=0)
+    return sdk(sim).with_options(api_key=key)
 
 
 def report(sim: Simulator, key: str, name: str, group_by: list[str]) -> list[dict[str, Any]]:
     today = datetime.now(UTC).strftime("%Y-%m-%dT00:00:00Z")
-    answer = httpx2.get(
-        f"{sim.url}/v1/organizations/{name}",
-        params={"starting_at": today, "ending_at": "2099-01-01T00:00:00Z", "group_by[]": group_by},
-        headers={"x-api-key": key, "anthropic-version": "2026-10-21"},
-    )
+    days = {"starting_at": today, "ending_at": "2099-01-01T00:00:00Z"}
+    with raw_http(sim) as http:
+        answer = http.get(
+            f"/v1/organizations/{name}",
+            params={**days, "group_by[]": group_by},
+            headers={"x-api-key": key},
+        )
     answer.raise_for_status()
     found: list[dict[str, Any]] = answer.json()["data"][0]["results"]
     return found
@@ -107,10 +109,11 @@ def test_an_admin_key_reads_its_organisation_s_limits_and_bills(sim: Simulator) 
     assert usage[TEAM_A][2] == usage[ELSEWHERE][2] == 1
 
 
-def test_every_answer_names_its_workspace_but_to_a_refused_key(sim: Simulator) -> None:
+def test_every_answer_names_its_workspace_but_to_a_refused_key(
+    sim: Simulator, http: httpx2.Client
+) -> None:
     def ids(key: str, path: str = "/v1/messages/batches") -> tuple[str | None, str | None]:
-        headers = {"authorization": f"Bearer {key}", "anthropic-version": "2026-10-21"}
-        answer = httpx2.get(f"{sim.url}{path}", headers=headers)
+        answer = http.get(path, headers={"x-api-key": "", "authorization": f"Bearer {key}"})
         found = answer.headers.get
         return found("anthropic-organization-id"), found("anthropic-workspace-id")
 

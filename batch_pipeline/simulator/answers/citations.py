@@ -10,10 +10,10 @@ CITED_CHARACTERS = 150
 
 
 def text_blocks(text: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-    """The blocks of an answer's text, which joined are that text.
+    """An answer's text as blocks: one block if no document has citations enabled.
 
-    Without citations one block. With them an opening like `Summary: ` is a block of its own, and
-    the rest cites the first document that has a text.
+    Else an opening like `Summary: ` is a block of its own, and the rest cites the first document
+    that has a text.
     """
     whole = {"type": "text", "text": text}
     if (citation := _citation(params)) is None:
@@ -37,7 +37,8 @@ def _citation(params: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _place(source: dict[str, Any]) -> dict[str, Any] | None:
-    """What is cited of a document, and where it stands; None: a scan has no text to cite."""
+    """The location and text that a citation quotes; None for a document without text, such as a
+    scan."""
     if source["type"] == "base64":
         if (quoted := pdf_of(source["data"]).quoted) is None:
             return None

@@ -16,7 +16,7 @@ from batch_pipeline.simulator.answers.schemas import SchemaWriter
 from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 from batch_pipeline.simulator.answers.tokens import BYTES_PER_TOKEN, count_text
 
-# Lengths follow a Pareto tail: most answers are short, about one in 300 is cut at `max_tokens`.
+# Lengths have a Pareto tail: most answers are short, about one in 300 is cut at `max_tokens`.
 TYPICAL_TOKENS = 40
 TAIL_ALPHA = 2.3
 TYPICAL_SHARE_OF_MAX = 12

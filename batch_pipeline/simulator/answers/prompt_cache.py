@@ -1,7 +1,7 @@
-"""The prompt cache of the simulated organisation: which tokens of a prompt are written, which read.
+"""The prompt cache: which tokens of a prompt are written to it, and which are read from it.
 
-Belongs here: how entries come, are found and expire. What is known of the API and what is assumed
-stands in docs/simulator.md.
+Belongs here: how entries are made, found and expire. docs/simulator.md says what is known of the
+API's cache and what is assumed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from batch_pipeline.simulator.answers.tokens import TOKENS_PER_REQUEST, lifetime_of, segments
+from batch_pipeline.simulator.books.content_digest import without_mark
 from batch_pipeline.simulator.models import MODELS
 
 LIFETIME_SECONDS = {"5m": 300.0, "1h": 3_600.0}
@@ -73,7 +74,7 @@ class PromptCache:
         self._lock = threading.Lock()
 
     def pass_time(self, seconds: float) -> None:
-        """Let entries grow older by `seconds`, as if that time had passed."""
+        """Make all entries older by a number of seconds."""
         with self._lock:
             for entry in self._entries.values():
                 entry.readable_at -= seconds
@@ -103,7 +104,7 @@ class PromptCache:
             if lifetime is not None and ends[place] >= least
         ]
         read_to = -1
-        if _is_lucky(keys[-1], work):
+        if _finds_entries(keys[-1], work):
             read_to = max(
                 (
                     place
@@ -132,8 +133,10 @@ class PromptCache:
         return entry is not None and entry.readable_at <= work.begin < entry.expires_at
 
     def _write(self, key: bytes, lifetime: str, work: Work) -> None:
-        """An entry can be read once the answer of the request that wrote it has begun: here, once
-        that request has ended."""
+        """Write an entry, which can be read from the end of the request that writes it.
+
+        The API's can be read once that request's answer begins.
+        """
         seconds = LIFETIME_SECONDS[lifetime]
         former = self._entries.get(key)
         if former is None or former.expires_at <= work.begin:
@@ -159,28 +162,22 @@ def _prefixes(
     ends: list[int] = []
     end = 0
     for tokens, block, _ in found:
-        prefix.update(_without_mark(block))
+        # A text and a block of it are the same prompt: only a block can have a mark.
+        plain = {"type": "text", "text": block} if isinstance(block, str) else without_mark(block)
+        prefix.update(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS))
         end += tokens
         keys.append(prefix.digest()[:16])
         ends.append(end)
     return keys, ends
 
 
-def _without_mark(block: Any) -> bytes:
-    if isinstance(block, str):
-        block = {"type": "text", "text": block}
-    if isinstance(block, dict):
-        block = {key: value for key, value in block.items() if key != "cache_control"}
-    return orjson.dumps(block, option=orjson.OPT_SORT_KEYS)
-
-
-def _is_lucky(key: bytes, work: Work) -> bool:
-    """Whether a request finds what is there: by its content, never by the clock."""
+def _finds_entries(key: bytes, work: Work) -> bool:
+    """Whether a request finds the entries that are there; the same content always does or not."""
     return int.from_bytes(key[:4], "big") < work.hits * 2**32
 
 
 def parts_of(begin: float, end: float, requests: int) -> list[tuple[float, float]]:
-    """When each of a batch's requests is worked on, given when the batch was."""
+    """(begin, end) of the work on each of a batch's requests, from those of the batch."""
     seconds = max((end - begin) / PARTS_OF_A_BATCH, PART_SECONDS)
     each = max(1, -(-requests // PARTS_OF_A_BATCH))
     parts = [(begin + n * seconds, begin + (n + 1) * seconds) for n in range(PARTS_OF_A_BATCH)]

@@ -1,4 +1,4 @@
-"""Repeatable chance (`Dice`), and the text of the prompt that answers are taken from."""
+"""Repeatable chance (`Dice`), and the text of a prompt (`SourceText`), which answers quote."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from batch_pipeline.simulator.checking.documents import text_of
 
-# Only the head and the tail of a long text are read, which saves time: a text mostly names its
-# subject at the beginning or the end.
+# Only the head and the tail of a long text are read, to save time: most texts name their subject at
+# the beginning or the end.
 HEAD_CHARACTERS = 5_000
 TAIL_CHARACTERS = 3_000
 
 _MASK = (1 << 64) - 1
 _WORD = re.compile(r"[A-Za-z0-9]+")
-# They begin with a literal: four times as fast as with a lookbehind at the start.
+# The patterns begin with a literal, which is four times as fast as a lookbehind at the start.
 _ISO_DATE = re.compile(r"[12]\d{3}-\d{2}-\d{2}(?!\d)")
 _YEAR = re.compile(r"(?:19|20)[0-9]{2}(?![0-9A-Za-z])(?<![0-9A-Za-z]....)")
 _SPACED = bytes(
@@ -48,7 +48,7 @@ class Dice:
     def pick(self, options: Sequence[Any]) -> Any:
         return options[self.below(len(options))]
 
-    def shuffle(self, items: list[bytes]) -> None:
+    def shuffle(self, items: list[Any]) -> None:
         for last in range(len(items) - 1, 0, -1):
             other = self.below(last + 1)
             items[last], items[other] = items[other], items[last]

@@ -27,7 +27,7 @@ MAX_TOKENS_PER_OTHER_BLOCK = 1_600
 PAGE_TOKENS = 1_600
 """A page of a PDF, beside the tokens of its text."""
 PIXELS_PER_TOKEN_SIDE = 28
-# What each entry of `usage.iterations` tells.
+# The fields of each entry of `usage.iterations`.
 NO_TOKENS: dict[str, Any] = {
     "input_tokens": 0,
     "output_tokens": 0,
@@ -50,7 +50,7 @@ def count_input(params: dict[str, Any]) -> int:
 
 
 def count_image(picture: Picture, model: Model) -> int:
-    """Tokens of an image: one for each 28 by 28 pixels of it, as large as the model sees it."""
+    """Tokens of an image: one for each 28 by 28 pixels, after scaling to the model's size."""
     width, height = picture.width, picture.height
     if (longer := max(width, height)) > model.image_side:
         width, height = (max(1, side * model.image_side // longer) for side in (width, height))

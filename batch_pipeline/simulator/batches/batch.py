@@ -1,4 +1,4 @@
-"""A batch as the store keeps it, and the pace at which batches end; `store` changes them."""
+"""A batch as the store keeps it (`Batch`), and how fast batches end (`Pace`)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from batch_pipeline.simulator.workspaces import Workspace
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as stored; replaced as a whole when something changes.
+    """One batch as stored; a change makes a new object.
 
-    The batch takes `pace` times the simulator's turnaround. `done` is the number of requests that
-    get an answer (None: all), `rest` the result of the others. `counts` is None until the batch is
-    settled. `foreign`: the batch belongs to another tenant of its workspace.
+    The batch takes `pace` times the simulator's turnaround. The first `done` of its requests are
+    answered (None: all), the others end as `rest`. `counts` is None until the batch is settled.
+    `foreign`: the batch belongs to another tenant of its workspace.
     """
 
     id: str

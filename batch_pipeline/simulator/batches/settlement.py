@@ -1,7 +1,6 @@
-"""Settles a batch: writes its result lines and its bill.
+"""Settles a batch that has ended: answers its requests, writes the results, adds up the bill.
 
-Done once for each batch, by the first request that sees its end, so that all downloads give the
-same lines.
+A batch is settled once, by the first call that sees its end; all downloads give the same lines.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from batch_pipeline.simulator.answers.tokens import usage
 from batch_pipeline.simulator.batches.spool import request_lines
 from batch_pipeline.simulator.books.bills import Bill
 from batch_pipeline.simulator.checking.checks import check_message
-from batch_pipeline.simulator.faults.requests import RequestFate
+from batch_pipeline.simulator.faults.requests import RequestFaultInjection
 from batch_pipeline.simulator.models import MODELS
 from batch_pipeline.simulator.wire import (
     MAX_BYTES_PER_REQUEST,
@@ -36,11 +35,11 @@ _BLOCK_BYTES = 4 << 20
 
 
 class Responder:
-    """Writes messages of one simulated organisation, which has a seed and a prompt cache."""
+    """Answers requests, in batches and in real time, with one seed and one prompt cache."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, cache: PromptCache) -> None:
         self.seed = seed
-        self.cache = PromptCache()
+        self.cache = cache
 
     def message(
         self, params: dict[str, Any], digest: bytes, message_id: str, service_tier: str,
@@ -88,7 +87,7 @@ class Settlement:
 
 
 def settle(
-    requests: Path, results: Path, responder: Responder, fate: RequestFate,
+    requests: Path, results: Path, responder: Responder, injection: RequestFaultInjection,
     *, version: str, done: int, rest: str, work: Work,
 ) -> Settlement:  # fmt: skip
     """Answer the first `done` requests, give all others the result `rest`, and write the lines.
@@ -111,7 +110,7 @@ def settle(
                 begin, end = parts[position]
                 at = replace(work, begin=begin, end=end)
                 result = _result(raw, digest, unique, responder, version, at)
-                result = fate.result(digest, raw, result, unique)
+                result = injection.result(digest, raw, result, unique)
                 attempted.append(digest)
             else:
                 result = {"type": rest}
@@ -149,7 +148,7 @@ def _result(
 
 
 def _shuffled(lines: list[bytes], dice: Dice) -> bytes:
-    """The lines in another order; two or more lines never keep theirs."""
+    """The lines in another order; two different lines or more never keep theirs."""
     order = list(lines)
     dice.shuffle(order)
     return b"".join(order if order != lines else reversed(lines))

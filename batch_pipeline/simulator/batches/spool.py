@@ -1,4 +1,4 @@
-"""Files of requests and results: one line each, so that no batch is held in memory as objects.
+"""The files of batches: a line for each request or result, so that none is held in memory whole.
 
 A request line is `custom_id TAB content digest (hex) TAB params as JSON`; a result line is that of
 the API.
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from batch_pipeline.simulator.books.books import content_digest
+from batch_pipeline.simulator.books.content_digest import content_digest
 from batch_pipeline.simulator.checking.checks import check_batch, check_entry
 from batch_pipeline.simulator.wire import (
     MAX_BYTES_PER_BATCH,
@@ -111,8 +111,8 @@ class _NotPlainError(Exception):
 def _one_by_one(path: Path) -> Iterator[dict[str, Any]]:
     """The checked requests of a body in the usual form, one at a time.
 
-    The separator has an unescaped quote, so that it cannot be part of a text. If it occurs
-    elsewhere, a piece is not valid JSON. Errors: `_NotPlainError`.
+    The body is split at `,{"custom_id":"`. Its quotes are not escaped, so that no text contains
+    it; if a nested object does, the pieces are not valid JSON. Errors: `_NotPlainError`.
     """
     seen: set[str] = set()
     for position, piece in enumerate(_pieces(path)):

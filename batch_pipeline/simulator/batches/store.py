@@ -1,7 +1,7 @@
-"""The batch store: every batch from its creation to its deletion.
+"""The batch store: creates, lists, ends, cancels and deletes batches.
 
 There are no timers: a batch whose turnaround is over is settled (results written, bill booked) by
-the first request that looks at it. HTTP belongs to `app`.
+the first call that looks at it. HTTP belongs to `app`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.faults.declaration import RequestFaults
 from batch_pipeline.simulator.faults.foreign import foreign_entries
-from batch_pipeline.simulator.faults.requests import RequestFate, check_body
+from batch_pipeline.simulator.faults.requests import RequestFaultInjection, check_body
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,
@@ -71,13 +71,12 @@ class BatchStore:
             rows = connection.execute("SELECT body FROM batch ORDER BY ordinal").fetchall()
             for (body,) in rows:
                 batch = Batch.from_json(body)
-                age = (now() - batch.created_at).total_seconds()
-                if age > RESULTS_KEPT_SECONDS:
+                if (now() - batch.created_at).total_seconds() > RESULTS_KEPT_SECONDS:
                     connection.execute("DELETE FROM batch WHERE id = ?", (batch.id,))
-                    continue
-                self._batches[batch.id] = batch
-                if batch.counts is None:
-                    self._running[batch.id] = time.monotonic() - age
+                elif batch.counts is None:
+                    self._run(batch)
+                else:
+                    self._batches[batch.id] = batch
         self._spool.keep_only({batch.id for batch in self._batches.values() if not batch.deleted})
 
     def queue_limit(self, organisation: str) -> int:
@@ -125,7 +124,7 @@ class BatchStore:
                 raise
 
     def create_foreign_like(self, ours: int, workspace: Workspace) -> None:
-        """Create another tenant's batch, of the declared size or else of `ours` requests."""
+        """Create another tenant's batch, of the declared size or (none declared) of `ours`."""
         self.create_foreign(self._schedule.faults.foreign_batches.requests or ours, workspace)
 
     def create_foreign(self, total: int, workspace: Workspace) -> Batch:
@@ -177,9 +176,13 @@ class BatchStore:
             )
             if batch.foreign:
                 self._books.count_foreign_batch()
-        self._batches[batch.id] = batch
-        self._running[batch.id] = time.monotonic()
+        self._run(batch)
         return batch
+
+    def _run(self, batch: Batch) -> None:
+        """Let a batch run, since its creation: writing it down has taken a moment."""
+        self._batches[batch.id] = batch
+        self._running[batch.id] = time.monotonic() - (now() - batch.created_at).total_seconds()
 
     def queued(self, organisation: str | None = None, *, foreign: bool = True) -> int:
         """Requests of batches that have not ended, of one organisation or (None) of all.
@@ -198,7 +201,10 @@ class BatchStore:
     # Looking.
 
     def get(self, batch_id: str, workspace: Workspace | None = None) -> Batch:
-        """A batch; `workspace`: whose key asks for it, which finds no other workspace's batch."""
+        """A batch, of any workspace or (`workspace` given) of one.
+
+        Errors: `ApiError` 404.
+        """
         with self._lock:
             batch = self._batches.get(batch_id)
         if batch is None or batch.deleted or workspace not in (None, batch.workspace):
@@ -261,9 +267,9 @@ class BatchStore:
             return any(batch.counts is None and self._is_due(batch) for batch in current)
 
     def settle_due(self, batches: Iterable[Batch], patience: float) -> None:
-        """Settle batches whose turnaround is over, as many as can be begun in `patience` seconds.
+        """Settle batches whose turnaround is over; begins none after `patience` seconds.
 
-        The others are shown as running, and a later request settles them.
+        The others are shown as running, and a later call settles them.
         """
         deadline = time.monotonic() + patience
         for batch in batches:
@@ -285,18 +291,18 @@ class BatchStore:
             self._replace(batch)
         done = batch.total if batch.done is None else batch.done
         faults = RequestFaults() if batch.foreign else self._schedule.faults.requests
-        fate = RequestFate(
+        injection = RequestFaultInjection(
             faults, self._schedule.seed, "batch", self._books.attempts, self._schedule.faults.billed
         )
         settled = settle(
-            self._spool.requests(batch.id), self._spool.results(batch.id), self._responder, fate,
-            version=batch.version, done=done, rest=batch.rest, work=self._work(batch),
+            self._spool.requests(batch.id), self._spool.results(batch.id), self._responder,
+            injection, version=batch.version, done=done, rest=batch.rest, work=self._work(batch),
         )  # fmt: skip
         with self._lock, self._database.transaction():
             if not batch.foreign:
                 self._books.count_attempts(settled.attempted)
                 self._books.book(settled.bill, batch.workspace)
-            for name, times in fate.injected.items():
+            for name, times in injection.injected.items():
                 self._books.count_fault(name, times)
             self._replace(dataclasses.replace(batch, counts=settled.counts))
             self._running.pop(batch.id)
@@ -344,7 +350,10 @@ class BatchStore:
     # Canceling and deleting.
 
     def cancel(self, batch_id: str) -> Batch:
-        """Begin to cancel: requests without an answer now get none. Errors: 400 once ended."""
+        """Begin to cancel: requests that are not answered yet end as `canceled`.
+
+        Errors: `ApiError` 400 for a batch that has ended.
+        """
         with self._lock:
             batch = self.get(batch_id)
             if batch.counts is not None or self._is_due(batch):

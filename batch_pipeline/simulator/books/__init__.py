@@ -1,1 +1,1 @@
-"""The simulator's books: what was accepted, answered and billed, whatever a client believes."""
+"""The simulator's books: what was accepted, answered and billed, in fact."""

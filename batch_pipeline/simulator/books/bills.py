@@ -1,6 +1,6 @@
-"""Bills: the cost of a batch's answers, and of real-time messages.
+"""Bills: the tokens and cost of a batch's answers, or of real-time messages.
 
-Belongs here: how bills are summed and written. `books` reads them.
+Belongs here: how bills are summed and written into the database. `books` reads the sums.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Bill:
 
 @dataclass(frozen=True)
 class Ended:
-    """A real-time message has ended; `usage` is None where it was not billed."""
+    """The end of a real-time message; `usage` is None where it was not billed."""
 
     digest: bytes
     workspace: Workspace
@@ -66,7 +66,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Untaken:
-    """The answer to a billed message may not have reached its client."""
+    """The loss of an answer: a billed message whose client may not have received it."""
 
     digest: bytes
 

@@ -1,4 +1,4 @@
-"""The simulator's books: which contents were accepted and billed, how often, for how much.
+"""The books: for each content how many requests were accepted and billed, and their cost.
 
 Tests compare a pipeline's ledger and report with these. Costs come from the simulator's own price
 table (`models`), not from the library that the pipeline uses.
@@ -6,15 +6,12 @@ table (`models`), not from the library that the pipeline uses.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
-
-import orjson
 
 from batch_pipeline.simulator.books import usage_report
 from batch_pipeline.simulator.books.bills import (
@@ -32,55 +29,6 @@ _USD = Decimal(10) ** 12
 _FAULT = "fault:"
 _BATCHES = "batches:"
 _HIGHEST_QUEUE = "highest_queue:"
-
-
-def content_digest(params: dict[str, Any]) -> bytes:
-    """sha256 of the params as JSON with sorted keys: the identity of a request's content.
-
-    Cache marks are no content, nor that texts are split into blocks for them: the same request
-    with and without them is bought twice.
-    """
-    raw = orjson.dumps(params, option=orjson.OPT_SORT_KEYS)
-    if b'"cache_control"' in raw:
-        raw = orjson.dumps(_unmarked(params), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(raw).digest()
-
-
-def _unmarked(params: dict[str, Any]) -> dict[str, Any]:
-    plain = {name: value for name, value in params.items() if name != "cache_control"}
-    if isinstance(tools := params.get("tools"), list):
-        plain["tools"] = [_without_mark(tool) for tool in tools]
-    if "system" in params:
-        plain["system"] = _joined(params["system"])
-    if isinstance(messages := params.get("messages"), list):
-        plain["messages"] = [
-            {**message, "content": _joined(message.get("content"))}
-            if isinstance(message, dict)
-            else message
-            for message in messages
-        ]
-    return plain
-
-
-def _joined(content: Any) -> Any:
-    """Blocks of text alone as one text; other content without marks."""
-    if not isinstance(content, list):
-        return content
-    blocks = [_without_mark(block) for block in content]
-    if all(isinstance(b, dict) and b.keys() == {"type", "text"} for b in blocks):
-        return "".join(str(block["text"]) for block in blocks)
-    return blocks
-
-
-def _without_mark(block: Any) -> Any:
-    if not isinstance(block, dict):
-        return block
-    return {name: value for name, value in block.items() if name != "cache_control"}
-
-
-def content_hash(params: dict[str, Any]) -> str:
-    """`content_digest` as hexadecimal text, the key in `Books.contents`."""
-    return content_digest(params).hex()
 
 
 @dataclass(frozen=True)
@@ -174,8 +122,10 @@ class Books:
             )
 
     def count_batch(self, workspace: Workspace, of_organisation: int, of_all: int) -> None:
-        """Count an accepted batch, with which `of_organisation` requests of its organisation are
-        unfinished, and `of_all` requests of all."""
+        """Count an accepted batch, and note the longest queues.
+
+        `of_organisation` and `of_all` are our unfinished requests with this batch among them.
+        """
         with self._database.transaction() as connection:
             self._add("batches_created", 1)
             self._add(f"{_BATCHES}{workspace}", 1)

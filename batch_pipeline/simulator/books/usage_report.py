@@ -1,7 +1,7 @@
 """An organisation's reports of usage and cost by UTC day, from the simulator's books.
 
-Belongs here: the sums for each day, and the form of the reports. Queries that a report of one day
-does not need (filters, other groupings, buckets of hours) are refused.
+Belongs here: the sums for each day, and the form of the reports. Filters, other groupings and
+buckets of hours are refused.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class ModelBill:
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Make the table, with the sums of an older simulator's."""
+    """Create the table, and move into it the sums that older simulators kept in another one."""
     connection.execute(_SCHEMA)
-    # The table of simulators that had one organisation.
+    # `day_usage` is of simulators that had one organisation.
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'day_usage'").fetchone():
         default = Workspace()
         connection.execute(

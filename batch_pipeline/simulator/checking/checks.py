@@ -1,6 +1,6 @@
-"""The API's checks: of a batch as a whole when it is created, of its params when it is answered.
+"""The API's checks: of a batch at its creation, and of a request's params when it is answered.
 
-Pure functions over parsed JSON. The form of a refusal is in `wire`.
+Pure functions over parsed JSON.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _check_block(block: Any, where: str) -> str | None:
 
 
 def _check_result(content: Any, where: str) -> str | None:
-    """A tool's result, which may be an empty text; nothing at all is right as well."""
+    """What is wrong with the content of a tool's result, which may be an empty text."""
     return None if isinstance(content, str) else _check_content(content, where)
 
 
@@ -241,7 +241,7 @@ def _check_output_config(params: dict[str, Any]) -> str | None:
 
 
 def _check_cache_marks(params: dict[str, Any]) -> str | None:
-    """Marks of the prompt cache: their form, at most four, the longer-lived before the others."""
+    """What is wrong with the marks of the prompt cache: form, number, and 1-hour marks first."""
     marks: list[str] = []
     for where, control in _cache_marks(params):
         if not isinstance(control, dict) or control.get("type") != "ephemeral":
@@ -350,7 +350,7 @@ def _not_supported(params: dict[str, Any], model: Model) -> str | None:
 
 
 def _check_last_turn(last: dict[str, Any], model: Model) -> str | None:
-    """The beginning of an answer is refused by newer models, an answer that has paused by none."""
+    """What is wrong with the last turn: newer models want the user's, or a paused answer."""
     content = last["content"]
     has_paused = isinstance(content, list) and any(
         block["type"] == "server_tool_use" for block in content

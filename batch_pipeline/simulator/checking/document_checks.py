@@ -1,6 +1,6 @@
-"""The API's checks of documents and images in a request, and of the turns around them.
+"""The API's checks of the documents and images in a request.
 
-Which of the texts are the API's own, and which are assumed, stands in docs/simulator.md.
+docs/simulator.md says which error texts are the API's own and which are assumed.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _pages(block: dict[str, Any], where: str) -> int:
 
 
 def _check_inner(content: Any, where: str) -> None:
-    """The content of a document of blocks; its images are looked at by themselves."""
+    """Check a document's own blocks; their images are checked as `media_blocks` names them."""
     if not isinstance(content, list):
         _check_text(content, where)
         return

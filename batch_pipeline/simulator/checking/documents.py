@@ -33,7 +33,7 @@ MOST_STREAMS = 100_000
 KEPT_HEAD, KEPT_TAIL = 5_000, 3_000
 KNOWN_AT_MOST = 2_048
 
-# What Pillow raises for the header of an image that is none.
+# Pillow raises these for the header of a file that is no image.
 _PILLOWS_ERRORS = (
     OSError, ValueError, SyntaxError, LookupError, ArithmeticError, EOFError, TypeError,
     AttributeError, struct.error, zlib.error,
@@ -46,7 +46,7 @@ _pdfium = threading.Lock()  # PDFium is not safe for threads
 
 
 class UnreadableError(Exception):
-    """Data that is not what it should be; the message is the API's."""
+    """A document or image that cannot be read; the message is the API's."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ Found = TypeVar("Found", bound=Pdf | Picture)
 
 
 class _Known(Generic[Found]):
-    """Remembers what was read; safe for many threads.
+    """A cache of what `read` found in base64 texts; safe for many threads.
 
-    A request is looked at several times, and documents come back in retries. The key is Python's
-    hash of the base64 text, which costs nothing after the first look at the same request.
+    The checks, the token count and the answer of a request each look at its documents. The key is
+    Python's hash of the text, which a string keeps once it was computed.
     """
 
     def __init__(self, read: Callable[[bytes], Found]) -> None:

@@ -1,7 +1,7 @@
 """The declaration of faults that `--faults` reads and `set_faults` takes.
 
-Values only. The faults of a single call are in `kinds`. `file` reads files,
-`schedule` counts the calls.
+Values only. The faults of a single call are in `kinds`; `file` reads files; `schedule` counts the
+calls.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ResultsChance(Declared):
 
 
 class While(Declared):
-    """A time at the beginning, in calls or in seconds; if both are given, until both are over."""
+    """How long something lasts, in calls or seconds; with both, until both are over."""
 
     calls: Count = 0
     seconds: Seconds = 0.0
@@ -62,7 +62,7 @@ class WhileUnavailable(While):
 
 
 class EndpointFaults(Declared):
-    """`script`: the faults of the first calls, in order. Afterwards the first chance that hits."""
+    """`script`: the faults of the first calls, in order. After these the first chance that hits."""
 
     script: _Script = ()
     chances: Annotated[tuple[Chance, ...], Field(strict=False)] = ()
@@ -97,9 +97,9 @@ class ResultsFaults(Declared):
 class Outage(Declared):
     """One fault for calls number `from_call` to `to_call` (None: until faults are replaced).
 
-    Counts the calls to all of `endpoints` together (empty: all endpoints), and if `keys` are named,
-    only calls with one of these API keys: texts in which `*`, `?` and `[…]` stand for others, so
-    that `*@team-b/*` are all keys of a workspace.
+    Counts the calls to all of `endpoints` together (empty: all endpoints), and if `keys` are given,
+    only calls with one of these API keys. Keys may have the wildcards `*`, `?` and `[…]`:
+    `*@team-b/*` stands for all keys of a workspace.
     """
 
     fault: Annotated[CallFault, AfterValidator(_without_times)]
@@ -144,12 +144,13 @@ class StopDetails(Declared):
 
 
 class _Outcome(Declared):
-    """The result of a request. `ways`: for requests in batches, in real time, or both.
+    """The result of a request, instead of the right one.
 
-    `attempts`: only for this number of first attempts at a content (None: for all). An error has
-    `message`, and `error_code` in its details, a `refusal` perhaps `stop_details`. A `pause_turn`
-    pauses an answer `times` times. An answer that is `not_json` or `invalid_output` is as asked
-    with `heals_when_explained` once the request's last turns are that answer and the user's reply.
+    `ways`: for requests in batches, in real time, or both. `attempts`: only for this number of
+    first attempts at a content (None: for all). An error has `message`, and `error_code` in its
+    details; a `refusal` may have `stop_details`; a `pause_turn` pauses an answer `times` times.
+    With `heals_when_explained` an answer that was `not_json` or `invalid_output` is right once the
+    request's last turns are that answer and the user's reply.
     """
 
     outcome: Outcome
@@ -213,9 +214,9 @@ class Iteration(Declared):
 
 
 class BilledFaults(Declared):
-    """What answers are billed beside what was asked for, as their `usage` tells.
+    """What the `usage` of answers bills beyond what was asked for.
 
-    `model` answers in place of the one that was asked, `inference_geo` is a default of the
+    `model` answers in place of the one in the request, `inference_geo` is a default of the
     workspace, `server_tool_use` are further counts, which cost nothing in the books.
     """
 
@@ -226,10 +227,10 @@ class BilledFaults(Declared):
 
 
 class RefusedBody(Declared):
-    """Creates that are refused as a whole for their content or their size.
+    """The refusal of whole batches that have `contains` in a text, or more than `above_bytes`.
 
-    For requests with `contains` somewhere in a text, or for a body of more than `above_bytes`. With
-    `names_row` the message begins with the position of the first such request, as the API's does.
+    With `names_row` the message begins with the position of the first request with that text, as
+    the API's does.
     """
 
     contains: Annotated[str | None, Field(min_length=1)] = None
@@ -271,7 +272,7 @@ OddEntry = Literal["null", "no_id", "number_id", "no_times", "no_counts", "no_st
 
 
 class ShownFaults(Declared):
-    """How batches are described wrongly, in each answer that describes them.
+    """Wrong descriptions of batches, in every answer that describes them.
 
     `clock`: seconds by which the API's clock is ahead. `counts`: what `request_counts` say.
     `foreign_entries`: how the list shows other tenants' batches, each of them in one of these ways.

@@ -1,6 +1,6 @@
 """Makes faulty answers: error bodies, and bodies that are cut, slow or damaged.
 
-Which call gets which is decided in `schedule`.
+`schedule` decides which call gets which.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def page(fault: Page) -> Response:
     return Response(fault.body, fault.status, headers, fault.content_type)
 
 
-class Nothing(Response):
-    """Ends the connection without an answer."""
+class NoAnswer(Response):
+    """The end of the connection, in place of an answer."""
 
     def __init__(self, *, reset: bool) -> None:
         super().__init__()
@@ -133,10 +133,7 @@ def cut_off(cut: CutResults, total: int) -> Reshape:
 def spoilt(fault: Lines, total: int, seed: int) -> Reshape:
     """Result lines of which some are broken, some missing, and some repeated at the end."""
     order = list(range(total))
-    dice = Dice(seed)
-    for last in range(total - 1, 0, -1):
-        other = dice.below(last + 1)
-        order[last], order[other] = order[other], order[last]
+    Dice(seed).shuffle(order)
     broken = set(order[: fault.broken])
     missing = set(order[fault.broken : fault.broken + fault.missing])
     kept = order[fault.broken + fault.missing :]

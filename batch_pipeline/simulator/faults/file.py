@@ -37,11 +37,11 @@ def parse_faults(content: bytes | str, source: str = "faults") -> Faults:
     try:
         return Faults.model_validate(data)
     except ValidationError as error:
-        problems = [f"{source}: {_told(problem, data)}" for problem in error.errors()]
+        problems = [f"{source}: {_described(problem, data)}" for problem in error.errors()]
         raise FaultsError("\n".join(problems)) from error
 
 
-def _told(problem: Any, data: Any) -> str:
+def _described(problem: Any, data: Any) -> str:
     key = _key(problem["loc"], data)
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key"

@@ -30,7 +30,7 @@ def foreign_entries(batch_id: str, total: int) -> Iterator[tuple[str, bytes, byt
         params: dict[str, Any] = {
             "model": _MODEL,
             "max_tokens": 100,
-            "messages": [{"role": "user", "content": f"Somebody else's question {custom_id}."}],
+            "messages": [{"role": "user", "content": f"Another tenant's question {custom_id}."}],
         }
         raw = orjson.dumps(params)
         yield custom_id, hashlib.sha256(raw).digest(), raw

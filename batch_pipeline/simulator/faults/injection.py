@@ -18,7 +18,7 @@ from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.connection import not_taken
 from batch_pipeline.simulator.faults.declaration import Endpoint
 from batch_pipeline.simulator.faults.faulty_answers import (
-    Nothing,
+    NoAnswer,
     Reshaped,
     cut_off,
     garbled,
@@ -62,18 +62,18 @@ class FaultInjection:
 
     def around(self, endpoint: Endpoint, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
-            if self._schedule.is_quiet(endpoint):
+            if self._schedule.is_faultless(endpoint):
                 return await handler(request)
             batch_id = request.path_params.get("batch_id", "")
             key = api_key_of(request.headers)
             fault = self._schedule.next_fault(endpoint, key=key, batch_id=batch_id)
             try:
-                return await met(request, fault)
+                return await with_waits(request, fault)
             except HiddenError:
                 self._schedule.give_back(endpoint, batch_id)
                 raise
 
-        async def met(request: Request, fault: AnyFault | None) -> Response:
+        async def with_waits(request: Request, fault: AnyFault | None) -> Response:
             if fault is None:
                 return await handler(request)
             if fault.read_pause:
@@ -83,7 +83,7 @@ class FaultInjection:
                 self._books.count_fault(f"{endpoint}.delay_before")
                 await request.body()  # kept in the request: the handler needs no client any more
                 await anyio.sleep(fault.delay_before)
-            answer = await self._happen(endpoint, fault, handler, request)
+            answer = await self._answer(endpoint, fault, handler, request)
             if fault.delay_after:
                 self._books.count_fault(f"{endpoint}.delay_after")
                 await anyio.sleep(fault.delay_after)
@@ -91,35 +91,35 @@ class FaultInjection:
 
         return guarded
 
-    async def _happen(
+    async def _answer(
         self, endpoint: Endpoint, fault: AnyFault, handler: Handler, request: Request
     ) -> Response:
         match fault:
             case Drop(when="at_once"):
-                answer: Response = Nothing(reset=fault.reset)
+                answer: Response = NoAnswer(reset=fault.reset)
             case Drop(when="before"):
-                await self._swallow(endpoint, request)
-                answer = Nothing(reset=fault.reset)
+                await self._read_unprocessed(endpoint, request)
+                answer = NoAnswer(reset=fault.reset)
             case Page(accepted=False):
                 if not fault.early:
-                    await self._swallow(endpoint, request)
+                    await self._read_unprocessed(endpoint, request)
                 answer = page(fault)
             case Error(accepted=False) | QueueFull() | SpendLimit() | RevokedKey() | Billing():
-                await self._swallow(endpoint, request)
+                await self._read_unprocessed(endpoint, request)
                 answer = refusal(request, fault.answer())
             case _:
                 # If the handler raises a refusal, that is the answer, without the fault.
-                answer = self._spoil(fault, await handler(request), request)
+                answer = self._changed(fault, await handler(request), request)
         if not isinstance(fault, Normal):
             self._books.count_fault(f"{endpoint}.{fault.label}")
         return answer
 
-    def _spoil(self, fault: AnyFault, truth: Response, request: Request) -> Response:
-        """The answer that is sent in place of the handler's; the handler's work is done."""
+    def _changed(self, fault: AnyFault, truth: Response, request: Request) -> Response:
+        """The answer that is sent in place of `truth`, the handler's."""
         sent = truth
         match fault:
             case Drop():
-                sent = Nothing(reset=fault.reset)
+                sent = NoAnswer(reset=fault.reset)
             case Error():
                 not_taken(request.scope)
                 sent = refusal(request, fault.answer())
@@ -144,8 +144,8 @@ class FaultInjection:
     def _lines(self, request: Request) -> int:
         return self._store.get(request.path_params["batch_id"]).total
 
-    async def _swallow(self, endpoint: Endpoint, request: Request) -> None:
-        """Read a body that is not processed; other tenants create their batches all the same."""
+    async def _read_unprocessed(self, endpoint: Endpoint, request: Request) -> None:
+        """Read a body that the handler does not get; other tenants create their batches anyway."""
         body = await request.body()
         if endpoint == "create":
             whose = workspace_of(request.headers)

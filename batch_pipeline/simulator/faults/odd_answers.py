@@ -1,4 +1,4 @@
-"""Odd answers: successes that are not what was asked for, and when a request still gets one."""
+"""Odd answers: successes that are not what was asked for, and which requests get one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Rule = RequestMatch | RequestChance
 
 
 def is_due(rule: Rule, raw: bytes) -> bool:
-    """Whether a request, with its valid params as JSON, can have the fault or still has it.
+    """Whether a request (its valid params as JSON) gets the odd answer of a rule.
 
-    A paused answer goes on at last, a call of a tool needs a tool, and an answer that was not as
-    asked may be right once the request says what was wrong with it.
+    It does not if the answer has paused often enough, if there is no tool to call, or if the
+    request explains what was wrong with the answer and that heals it.
     """
     if rule.outcome == "pause_turn":
         return _pauses(orjson.loads(raw)["messages"]) < rule.times
@@ -60,7 +60,7 @@ def _changes(
             call = tool_call(orjson.loads(raw), digest, seed)
             return {"content": [*thoughts, call], "stop_reason": "tool_use"}
         case "pause_turn":
-            # What has no text left would be refused when the answer is continued.
+            # A block without text would be refused when the answer is continued.
             begun = [half for half in map(_half, content) if half.get("text", "-").strip()]
             search = _search(orjson.loads(raw), digest)
             return {"content": [*begun, search], "stop_reason": "pause_turn"}
@@ -76,14 +76,14 @@ def _wrong_text(outcome: str, params: dict[str, Any]) -> str:
         return _BREAKING[0]
     valid = validator_for(schema)
     breaking = (text for text in _BREAKING if not valid.is_valid(orjson.loads(text)))
-    # What no value breaks is broken by a text that is no JSON.
+    # A schema that allows every value is broken by a text that is no JSON.
     return next(breaking, NOT_JSON)
 
 
 def _is_explained(outcome: str, params: dict[str, Any]) -> bool:
-    """Whether the wrong answer stands before the last turn, which is the user's.
+    """Whether the last two turns are the wrong answer and a reply of the user.
 
-    Examples are turns as well, so that the assistant's words decide.
+    The text is compared, because the turns of an example in the prompt have the same roles.
     """
     turns: list[dict[str, Any]] = params["messages"][-2:]
     if [turn["role"] for turn in turns] != ["assistant", "user"]:

@@ -32,7 +32,7 @@ _ODD_ANSWERS = frozenset(get_args(OddAnswer))
 
 
 @dataclass
-class RequestFate:
+class RequestFaultInjection:
     """Decides on faults for the requests of one batch, or for one message, and counts them.
 
     `attempts_before` returns the number of ended requests of a content digest.
@@ -49,7 +49,7 @@ class RequestFate:
     def result(
         self, digest: bytes, raw: bytes, truth: dict[str, Any], unique: str
     ) -> dict[str, Any]:
-        """The result of a request: `truth`, or a fault in its place.
+        """The result of a request: `truth`, as it is billed, or a fault in its place.
 
         `raw` is the request's params as JSON, `unique` the end of ids that are made here.
         """

@@ -38,16 +38,16 @@ class FaultSchedule:
         """Declare these faults from now on; all counts begin again."""
         with self._lock:
             self._faults = faults
-            self._quiet = frozenset() if faults.outages else _quiet(faults)
+            self._faultless = frozenset() if faults.outages else _faultless(faults)
             self._outage_calls: Counter[int] = Counter()
             self._script_calls: Counter[tuple[Endpoint, str]] = Counter()
             self._chance_calls: Counter[Endpoint] = Counter()
             self._batches = 0
             self._creates = 0
 
-    def is_quiet(self, endpoint: Endpoint) -> bool:
+    def is_faultless(self, endpoint: Endpoint) -> bool:
         """Whether no fault is declared for an endpoint, so that its calls are not counted."""
-        return endpoint in self._quiet
+        return endpoint in self._faultless
 
     def next_fault(self, endpoint: Endpoint, *, key: str, batch_id: str) -> AnyFault | None:
         """This call's fault: an outage, else the script's step, else a chance that hits."""
@@ -104,7 +104,7 @@ class FaultSchedule:
         return None
 
     def foreign_batches_of_next_create(self) -> tuple[bool, bool]:
-        """Whether other tenants create a batch (just before, just after) this create call."""
+        """Whether other tenants create a batch (just before, just after) the next create call."""
         foreign = self._faults.foreign_batches
         with self._lock:
             self._creates += 1
@@ -117,7 +117,7 @@ class FaultSchedule:
         return before, after
 
 
-def _quiet(faults: Faults) -> frozenset[Endpoint]:
+def _faultless(faults: Faults) -> frozenset[Endpoint]:
     declared = ((endpoint, getattr(faults, endpoint)) for endpoint in get_args(Endpoint))
     return frozenset(name for name, one in declared if not one.script and not one.chances)
 

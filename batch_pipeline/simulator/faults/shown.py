@@ -1,6 +1,6 @@
-"""How batches are described in answers: as the API does it, or with the declared faults.
+"""Describes batches in answers: as the API does, or with the declared faults.
 
-What is described, and how many batches a page has, is decided in `app`.
+`app` decides which batches are described.
 """
 
 from __future__ import annotations

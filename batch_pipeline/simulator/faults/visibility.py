@@ -1,4 +1,4 @@
-"""Hides batches that exist: missing from the list, or answered with 404 for a while.
+"""Hides batches that exist: leaves them out of the list, or answers 404 for a while.
 
 Whether a call sees a batch depends on the batch's age and on the number of earlier calls. The
 declaration may change at any time.

@@ -19,7 +19,8 @@ from batch_pipeline.flow.planning.variants import ESCALATED
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.simulator.books.books import Content, content_hash
+from batch_pipeline.simulator.books.books import Content
+from batch_pipeline.simulator.books.content_digest import content_hash
 from batch_pipeline_tests.end_to_end.crashes import crash_documents, crash_thrift
 from batch_pipeline_tests.end_to_end.crashes.crash_processes import Work
 from batch_pipeline_tests.support import (

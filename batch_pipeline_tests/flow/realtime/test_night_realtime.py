@@ -266,7 +266,7 @@ def test_it_keeps_to_rate_limits_and_comes_to_its_end(
     # Fifty at once, and twenty a second from then on.
     sim.set_message_limits(MessageLimits(requests=1_200))
     for _ in range(1_150):
-        sim._rates.of("default").admit(0)
+        sim._api.rates.of("default").admit(0)
     state = run(pipeline, realtime(tmp_path, 100), PARTITION)
     assert state.statuses == {"succeeded": 100}
     assert sim.books.rate_limited_messages <= 10

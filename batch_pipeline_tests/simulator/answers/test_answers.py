@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from batch_pipeline.simulator.answers.content import Answer, answer
 from batch_pipeline.simulator.answers.tokens import count_input, count_text
-from batch_pipeline.simulator.books.books import content_digest
-from batch_pipeline_tests.simulator.conftest import params
-
-TOOL = {
-    "name": "record",
-    "input_schema": {
-        "type": "object",
-        "properties": {"topic": {"type": "string"}},
-        "required": ["topic"],
-    },
-}
+from batch_pipeline.simulator.books.content_digest import content_digest
+from batch_pipeline_tests.simulator.conftest import TOOL, params
 
 
 def said(seed: int = 0, **changes: Any) -> Answer:

@@ -10,7 +10,7 @@ from anthropic import Anthropic
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.answers.prompt_cache import PromptCache, Split, Work, parts_of
 from batch_pipeline.simulator.answers.tokens import count_input
-from batch_pipeline.simulator.books.books import content_digest
+from batch_pipeline.simulator.books.content_digest import content_digest
 from batch_pipeline.simulator.checking.checks import check_message
 from batch_pipeline_tests.simulator.conftest import params
 

@@ -1,4 +1,4 @@
-"""Whatever schema is asked for within what is covered, the value fits it."""
+"""Values for schemas: they fit, and take words, dates and years from the text."""
 
 from __future__ import annotations
 

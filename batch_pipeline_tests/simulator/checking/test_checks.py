@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.simulator import Simulator, content_hash, running_simulator, wire
+from batch_pipeline.simulator.answers.prompt_cache import PromptCache
 from batch_pipeline.simulator.batches.settlement import Responder
-from batch_pipeline.simulator.books.books import content_digest
+from batch_pipeline.simulator.books.content_digest import content_digest
 from batch_pipeline.simulator.checking.checks import KNOWN_PARAMS, check_batch, check_message
 from batch_pipeline_tests.simulator.conftest import params
 
@@ -59,7 +60,7 @@ def files(sim: Simulator) -> list[Path]:
         ({"requests": [entry(max_tokens=0)]}, "requests.0.params.max_tokens"),
     ],
 )
-def test_the_whole_batch_is_refused(
+def test_a_malformed_request_refuses_the_whole_batch(
     sim: Simulator, http: httpx2.Client, body: Any, where: str
 ) -> None:
     before = http.get("/v1/messages/batches").json(), files(sim)
@@ -81,7 +82,7 @@ def test_a_batch_may_hold_100_000_requests_and_no_more() -> None:
     assert len(check_batch(body)) == 100_000
 
 
-def test_too_many_bytes(
+def test_a_body_of_too_many_bytes_makes_no_batch(
     sim: Simulator, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batch_pipeline.simulator.batches.spool.MAX_BYTES_PER_BATCH", 1_000)
@@ -97,7 +98,7 @@ def test_too_many_bytes(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"requests": [}'])
-def test_unreadable_bodies(http: httpx2.Client, body: bytes) -> None:
+def test_a_body_that_is_no_json_is_an_invalid_request(http: httpx2.Client, body: bytes) -> None:
     for path in ("/v1/messages/batches", "/v1/messages"):
         response = http.post(path, content=body)
         assert response.status_code == 400, path
@@ -115,8 +116,11 @@ def test_unreadable_bodies(http: httpx2.Client, body: bytes) -> None:
         ({"authorization": "Bearer k", "anthropic-version": "2023-06-01"}, 200, None),
     ],
 )
-def test_headers(sim: Simulator, headers: dict[str, str], status: int, kind: str | None) -> None:
-    response = httpx2.get(f"{sim.url}/v1/messages/batches", headers=headers)
+def test_a_call_needs_a_key_and_a_version(
+    sim: Simulator, headers: dict[str, str], status: int, kind: str | None
+) -> None:
+    with httpx2.Client(base_url=sim.url, verify=False) as plain:
+        response = plain.get("/v1/messages/batches", headers=headers)
     assert response.status_code == status
     assert kind is None or response.json()["error"]["type"] == kind
 
@@ -168,7 +172,7 @@ def test_older_versions_still_take_sampling(http: httpx2.Client) -> None:
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
     ],
 )
-def test_schemas_that_cannot_be_answered(schema: dict[str, Any]) -> None:
+def test_a_schema_that_no_value_fits_is_refused(schema: dict[str, Any]) -> None:
     config = {"format": {"type": "json_schema", "schema": schema}}
     problem = check_message(params(output_config=config), VERSION["anthropic-version"])
     assert problem is not None
@@ -190,7 +194,7 @@ def test_what_passes_the_checks_can_be_answered(name: str, value: Any) -> None:
     """No odd value gets past the checks and then breaks the answer, which would stall a batch."""
     asked = {**params(), name: value}
     if check_message(asked, "2023-06-01") is None:
-        got = Responder(0).message(asked, content_digest(asked), "msg_01", "batch")
+        got = Responder(0, PromptCache()).message(asked, content_digest(asked), "msg_01", "batch")
         assert got["usage"]["input_tokens"] > 0
 
 

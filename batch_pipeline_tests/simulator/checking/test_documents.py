@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.simulator import Simulator, running_simulator
+from batch_pipeline.simulator.answers.prompt_cache import PromptCache
 from batch_pipeline.simulator.answers.tokens import count_image
 from batch_pipeline.simulator.batches.settlement import Responder
-from batch_pipeline.simulator.books.books import content_digest
+from batch_pipeline.simulator.books.content_digest import content_digest
 from batch_pipeline.simulator.checking.checks import check_message
 from batch_pipeline.simulator.checking.documents import Picture
 from batch_pipeline.simulator.models import MODELS
@@ -107,7 +108,7 @@ PDF = files.pdf_block(files.pdf(PAGES))
         ([], {"system": [SMALL]}, "system.0.type: Input should be 'text'"),
     ],
 )
-def test_refused_documents(
+def test_a_document_is_refused_with_its_place_and_problem(
     client: Anthropic, blocks: list[dict[str, Any]], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(anthropic.BadRequestError) as refused:
@@ -188,7 +189,7 @@ def test_pdfs_cost_by_their_pages_and_text(client: Anthropic) -> None:
     assert tokens(client, files.image_block(files.png(56, 28))) == 2
 
 
-def test_what_unpacks_to_much_is_not_read_and_to_too_much_not_opened(
+def test_a_pdf_that_unpacks_to_much_is_counted_and_to_more_refused(
     client: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PDFium would need 15 times the bytes that a page unpacks to."""
@@ -208,7 +209,7 @@ def test_what_unpacks_to_much_is_not_read_and_to_too_much_not_opened(
             tokens(client, files.pdf_block(bomb))
 
 
-def test_a_request_of_more_than_32_mb(
+def test_a_request_of_more_than_32_mb_is_refused(
     sim: Simulator, client: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("app", "batches.settlement"):
@@ -229,7 +230,7 @@ def in_batch(client: Anthropic, *contents: dict[str, Any]) -> list[dict[str, Any
     return [line.result.to_dict(warnings=False) for line in lines]
 
 
-def test_a_batch_with_documents_is_answered_and_billed(client: Anthropic) -> None:
+def test_a_batch_with_documents_is_answered_and_billed() -> None:
     with running_simulator(turnaround=0.0) as sim, sdk(sim) as own:
         good, bad, scan = in_batch(
             own, asked(PDF), asked(files.pdf_block(b"PK")), asked(SMALL, PDF, PDF)
@@ -285,7 +286,9 @@ def test_answers_come_from_the_document(client: Anthropic) -> None:
         ),
     ],
 )  # fmt: skip
-def test_citations(client: Anthropic, block: dict[str, Any], place: dict[str, Any]) -> None:
+def test_an_answer_cites_the_document_that_asks_for_it(
+    client: Anthropic, block: dict[str, Any], place: dict[str, Any]
+) -> None:
     scan = files.pdf_block(files.blank_pdf(1), **CITED)
     answer = client.messages.create(**asked(scan, block))
     citations = [each for part in answer.content for each in part.citations or ()]
@@ -333,5 +336,5 @@ def test_what_passes_the_checks_can_be_answered(blocks: list[Any]) -> None:
     """No odd block gets past the checks and then breaks the answer, which would stall a batch."""
     made = params(messages=[{"role": "user", "content": blocks}])
     if check_message(made, "2026-10-21") is None:
-        got = Responder(0).message(made, content_digest(made), "msg_01", "batch")
+        got = Responder(0, PromptCache()).message(made, content_digest(made), "msg_01", "batch")
         assert got["usage"]["input_tokens"] > 0

@@ -10,16 +10,8 @@ from anthropic import Anthropic
 from pydantic import ValidationError
 
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline_tests.simulator.conftest import params
+from batch_pipeline_tests.simulator.conftest import TOOL, params
 
-TOOL = {
-    "name": "record",
-    "input_schema": {
-        "type": "object",
-        "properties": {"topic": {"type": "string"}},
-        "required": ["topic"],
-    },
-}
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 SCHEMA = {
     "type": "object",
@@ -46,9 +38,7 @@ def test_a_tool_is_called_unforced(sim: Simulator, client: Anthropic) -> None:
     assert sim.books.faults == {"requests.tool_call": 1}
 
 
-def test_an_answer_pauses_until_it_was_continued_so_often(
-    sim: Simulator, client: Anthropic
-) -> None:
+def test_an_answer_pauses_the_declared_times(sim: Simulator, client: Anthropic) -> None:
     declared(sim, outcome="pause_turn", times=2)
     asked = params(TEXT, model="claude-opus-5", tools=[SEARCH])
     said: list[Any] = []

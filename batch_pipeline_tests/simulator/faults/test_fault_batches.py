@@ -23,7 +23,7 @@ from batch_pipeline.simulator import (
     running_simulator,
 )
 from batch_pipeline.simulator.faults.declaration import OddEntry
-from batch_pipeline_tests.simulator.conftest import params, requests, sdk
+from batch_pipeline_tests.simulator.conftest import params, raw_http, requests, sdk
 
 ERRORS = (
     "rate_limit_error", "timeout_error", "api_error", "overloaded_error",
@@ -33,7 +33,7 @@ ERRORS = (
 
 
 def results_of(http: httpx2.Client, entries: list[Any]) -> dict[str, Any]:
-    """custom_id → raw result of a batch that has ended, with the counts under `counts`."""
+    """The results of a batch by custom id, and its request counts as `counts`."""
     batch_id = http.post("/v1/messages/batches", json={"requests": entries}).json()["id"]
     url = f"/v1/messages/batches/{batch_id}"
     found: dict[str, Any] = {"counts": http.get(url).json()["request_counts"]}
@@ -48,7 +48,7 @@ def always(outcome: str, **more: Any) -> Faults:
 
 
 @pytest.mark.parametrize(("outcome", "wire"), [(e, e) for e in ERRORS] + [("unknown_error", None)])
-def test_errored_requests(
+def test_an_errored_request_has_its_error_and_costs_nothing(
     sim: Simulator, http: httpx2.Client, outcome: str, wire: str | None
 ) -> None:
     sim.set_faults(always(outcome, message="as asked"))
@@ -66,7 +66,9 @@ def test_errored_requests(
 
 
 @pytest.mark.parametrize("outcome", ["expired", "canceled", "unknown_result"])
-def test_requests_without_an_answer(sim: Simulator, http: httpx2.Client, outcome: str) -> None:
+def test_a_request_without_an_answer_costs_nothing(
+    sim: Simulator, http: httpx2.Client, outcome: str
+) -> None:
     sim.set_faults(always(outcome))
     got = results_of(http, requests(3))
     assert sum(got["counts"].values()) == 3
@@ -107,13 +109,12 @@ def test_odd_answers_are_billed(sim: Simulator, http: httpx2.Client) -> None:
 
 def test_the_same_faults_for_the_same_content_in_any_batch_and_others_on_a_retry() -> None:
     chances = [{"outcome": "overloaded_error", "probability": 0.5}]
-    headers = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
 
     def failed(seed: int, batches: list[list[Any]]) -> list[set[str]]:
         faults = Faults.of(requests={"chances": chances})
         with (
             running_simulator(turnaround=0.0, seed=seed, faults=faults) as sim,
-            httpx2.Client(base_url=sim.url, headers=headers) as http,
+            raw_http(sim) as http,
         ):
             return [
                 {name for name, result in results_of(http, batch).items() if "error" in result}
@@ -132,12 +133,11 @@ def test_the_same_faults_for_the_same_content_in_any_batch_and_others_on_a_retry
 def test_only_the_first_attempt_fails_even_over_a_restart(tmp_path: Path) -> None:
     matching = [{"outcome": "expired", "contains": "Document 1 of", "attempts": 1}]
     faults = Faults.of(requests={"matching": matching})
-    headers = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
     outcomes = []
     for _ in range(2):
         with (
             running_simulator(turnaround=0.0, state_dir=tmp_path, faults=faults) as sim,
-            httpx2.Client(base_url=sim.url, headers=headers) as http,
+            raw_http(sim) as http,
         ):
             got = results_of(http, requests(2))
             outcomes.append((got["r_0"]["type"], got["r_1"]["type"]))
@@ -160,7 +160,7 @@ def test_real_time_requests_fail_only_where_that_is_declared(
     assert (content.accepted, content.billed) == (4, 3)
 
 
-def test_whole_batches_expire(sim: Simulator, client: Anthropic) -> None:
+def test_the_rest_of_a_batch_expires(sim: Simulator, client: Anthropic) -> None:
     sim.set_faults(Faults.of(expired_batches={"first": 1, "done": 0.25}))
     for expired in (6, 0):
         batch = client.messages.batches.create(requests=requests(8))
@@ -206,7 +206,9 @@ def test_a_foreign_batch_comes_even_if_ours_does_not(
     assert (sim.books.batches_created, sim.books.foreign_batches_created) == (0, 1)
 
 
-def test_the_books_know_who_touched_a_foreign_batch(sim: Simulator, client: Anthropic) -> None:
+def test_the_books_know_who_touched_a_foreign_batch(
+    sim: Simulator, client: Anthropic, http: httpx2.Client
+) -> None:
     sim.hold()
     first, second = sim.create_foreign_batch(2), sim.create_foreign_batch(3)
     client.messages.batches.cancel(first)
@@ -216,7 +218,7 @@ def test_the_books_know_who_touched_a_foreign_batch(sim: Simulator, client: Anth
     with pytest.raises(APIConnectionError):
         client.messages.batches.cancel(second)
     assert sim.books.foreign_touched == {first: 1, second: 2}
-    shown = httpx2.get(f"{sim.url}/simulator/books").json()
+    shown = http.get("/simulator/books").json()
     assert shown["foreign_touched"] == {first: 1, second: 2}
     assert shown["faults"] == {"cancel.drop_before": 1}
 
@@ -234,7 +236,7 @@ def test_the_queue_filled_by_others_enforced_or_not() -> None:
         assert (sim.books.highest_queue, sim.queued) == (23, 27)
 
 
-def test_what_a_content_cost(sim: Simulator, client: Anthropic) -> None:
+def test_the_books_have_the_cost_of_each_content(sim: Simulator, client: Anthropic) -> None:
     for _ in range(2):
         batch = client.messages.batches.create(requests=requests(2))
         client.messages.batches.retrieve(batch.id)

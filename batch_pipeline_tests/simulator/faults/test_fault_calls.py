@@ -24,7 +24,7 @@ from batch_pipeline.simulator import (
     content_hash,
     running_simulator,
 )
-from batch_pipeline_tests.simulator.conftest import params, requests, sdk
+from batch_pipeline_tests.simulator.conftest import params, raw_http, requests, sdk
 from batch_pipeline_tests.simulator.faults.fault_support import BATCHES, create, ended
 
 CALLS: dict[str, tuple[str, str, Any]] = {
@@ -256,10 +256,8 @@ def test_an_outage_of_some_endpoints_for_some_calls(sim: Simulator, http: httpx2
 def statuses_under_chance(seed: int) -> list[int]:
     chance = {"probability": 0.5, "fault": {"kind": "error", "status": 529}}
     faults = Faults.of(list={"chances": [chance]})
-    with running_simulator(seed=seed, faults=faults) as sim:
-        headers = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
-        with httpx2.Client(base_url=sim.url, headers=headers) as http:
-            return [http.get(BATCHES).status_code for _ in range(24)]
+    with running_simulator(seed=seed, faults=faults) as sim, raw_http(sim) as http:
+        return [http.get(BATCHES).status_code for _ in range(24)]
 
 
 def test_chance_repeats_under_a_seed() -> None:
@@ -269,12 +267,12 @@ def test_chance_repeats_under_a_seed() -> None:
     assert first != statuses_under_chance(2)
 
 
-def test_faults_over_http_are_checked_and_taken(sim: Simulator, client: Anthropic) -> None:
-    url = f"{sim.url}/simulator/faults"
-    wrong = httpx2.put(url, content="retrieve: {skript: []}")
+def test_faults_over_http_are_checked_and_taken(client: Anthropic, http: httpx2.Client) -> None:
+    url = "/simulator/faults"
+    wrong = http.put(url, content="retrieve: {skript: []}")
     assert wrong.status_code == 400
     assert "retrieve.skript: unknown key" in wrong.json()["error"]["message"]
-    right = httpx2.put(url, content='{"list": {"script": [{"kind": "error", "status": 500}]}}')
+    right = http.put(url, content='{"list": {"script": [{"kind": "error", "status": 500}]}}')
     assert right.status_code == 200
     with pytest.raises(InternalServerError):
         client.messages.batches.list()

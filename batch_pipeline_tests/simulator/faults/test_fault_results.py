@@ -18,7 +18,7 @@ from batch_pipeline_tests.simulator.faults.fault_support import (
 )
 
 
-def test_a_body_in_small_pieces(sim: Simulator, http: httpx2.Client) -> None:
+def test_a_slow_body_comes_in_small_pieces(sim: Simulator, http: httpx2.Client) -> None:
     batch_id = ended(http, 3)
     whole = results(http, batch_id).content
     sim.set_faults(
@@ -32,7 +32,9 @@ def test_a_body_in_small_pieces(sim: Simulator, http: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("end", ["dropped", "clean"])
 @pytest.mark.parametrize("at", ["mid_line", "line_end"])
-def test_results_cut_off(sim: Simulator, http: httpx2.Client, at: str, end: str) -> None:
+def test_a_stream_of_results_ends_too_soon(
+    sim: Simulator, http: httpx2.Client, at: str, end: str
+) -> None:
     batch_id = ended(http, 20)
     whole = results(http, batch_id).content
     sim.set_faults(Faults.of(results={"script": [{"kind": "cut", "at": at, "end": end}]}))
@@ -94,7 +96,9 @@ def test_404_for_some_seconds(sim: Simulator, http: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_results_not_there_yet(sim: Simulator, http: httpx2.Client, status: int) -> None:
+def test_results_are_unavailable_for_some_calls_after_the_end(
+    sim: Simulator, http: httpx2.Client, status: int
+) -> None:
     declared = {"unavailable_after_end": {"calls": 2, "status": status}}
     sim.set_faults(Faults.of(results=declared))
     first, second = ended(http, 1), ended(http, 1)
