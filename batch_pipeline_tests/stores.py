@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 from s3fs import S3FileSystem  # type: ignore[import-untyped]
 
-from batch_pipeline.storage import remote
+from batch_pipeline.storage import patient_filesystem
 
 # Of the hop between two parties; each connection has its own.
 _OF_THE_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
@@ -217,8 +217,8 @@ def new_bucket(url: str) -> str:
 
 def use(monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, folder: Path) -> None:
     """Let s3fs go through the proxy, with credentials of a file in this folder, waiting briefly."""
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(patient_filesystem, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(patient_filesystem, "LONGEST_PAUSE_SECONDS", 0.05)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from batch_pipeline.flow.dataset.choosing.near import twins
+from batch_pipeline.flow.dataset.choosing.near_duplicates import twins
 from batch_pipeline.flow.dataset.prepare import prepare
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.splits import pieces_of

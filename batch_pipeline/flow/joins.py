@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batch_pipeline.storage.column_reads import ColumnReads
+from batch_pipeline.storage.duckdb_filesystem import ColumnReads
 from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:

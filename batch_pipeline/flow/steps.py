@@ -22,12 +22,12 @@ from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.gates import budget, night_gates
 from batch_pipeline.flow.gates.prices import price_for
-from batch_pipeline.flow.pilot import sample
+from batch_pipeline.flow.pilot import pilot_run
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.realtime import calls
-from batch_pipeline.flow.results import claims, results_folder, standing
+from batch_pipeline.flow.results import claims, results_folder, standing_answers
 from batch_pipeline.flow.reuse import copies, twins
 from batch_pipeline.flow.status import outage
 from batch_pipeline.flow.status import progress as progress_of
@@ -116,7 +116,7 @@ def run_pilot(
     if waiting is not None:
         return waiting
     caching.count(pipeline, spec, night)
-    return sample.run_pilot(pipeline, spec, night, price_for(spec))
+    return pilot_run.run_pilot(pipeline, spec, night, price_for(spec))
 
 
 @telemetry.traced("submit")
@@ -166,7 +166,7 @@ def _without_optional(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waitin
             return None
         if not shards.drop_optional(connection, night.id):
             return None
-    standing.settle(pipeline, spec, night, Stands.BUDGET)
+    standing_answers.settle(pipeline, spec, night, Stands.BUDGET)
     with pipeline.ledger.read() as connection:
         left = shards.list_shards(connection, night.id, ShardState.WAITING)
     return None if left else Waiting(None)
@@ -189,7 +189,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         return
     # What succeeded is not moved to real time: it stands where a batch would be too late.
     late = Stands.DEADLINE if takeover.is_late_for_batches(found) else None
-    if standing.settle(pipeline, spec, night, late):
+    if standing_answers.settle(pipeline, spec, night, late):
         found = takeover.course(pipeline, spec, night)
     with pipeline.ledger.read() as connection:
         bounds = budget.bounds_of(connection, spec, night, snapshot)

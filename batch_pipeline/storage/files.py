@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.safe_text import get_logger, redacted
-from batch_pipeline.storage import remote, staging
+from batch_pipeline.storage import patient_filesystem, staging
 from batch_pipeline.storage.durable import (
     close_to_others,
     flush,
@@ -50,7 +50,9 @@ class Files:
         self._fs: Any = None
         if self.is_remote:
             try:
-                self._fs, self._root = remote.opened(self.home, f"The home {redacted(self.home)}")
+                self._fs, self._root = patient_filesystem.opened(
+                    self.home, f"The home {redacted(self.home)}"
+                )
             except (ImportError, ValueError) as error:
                 raise UsageError(
                     f"BATCH_PIPELINE_HOME is {self.home}, which cannot be used: {error}. For s3:// "

@@ -13,7 +13,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import failures
 from batch_pipeline.ledger import nights
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.storage import remote
+from batch_pipeline.storage import patient_filesystem
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.stores import (
     Fault,
@@ -116,7 +116,7 @@ def test_a_night_that_fails_with_its_store_does_not_wait_for_it_twice(
     pipeline = make_pipeline(home=home, ledger_url=f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     spec = job(tmp_path / "in.jsonl")
     monkeypatch.setattr(failures, "PAGE_SECONDS", 0)
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(patient_filesystem, "PATIENCE_SECONDS", 2)
     down = proxy.fail(503, "SlowDown", float("inf"))
     error = StorageError("The home has failed for 300 s")
     with (

@@ -14,7 +14,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.wording import usd
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.looking.preview import Preview, Rendered
+    from batch_pipeline.flow.inspect.preview import Preview, Rendered
 
 
 def preview(
@@ -34,7 +34,7 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """Show rendered requests, their tokens, and what one and all of them cost."""
-    from batch_pipeline.flow.looking import preview as looking
+    from batch_pipeline.flow.inspect import preview as looking
 
     if raw and (html or as_json):
         raise UsageError("--raw is by itself: it cannot be had together with --html or --json.")
@@ -47,7 +47,7 @@ def preview(
     found = looking.preview(pipeline, spec, key, rows, item_id)
     document: dict[str, Any] = found.as_json()
     if html:
-        from batch_pipeline.flow.looking import preview_page
+        from batch_pipeline.flow.inspect import preview_page
 
         document["page"] = preview_page.write(pipeline, found)
     context.obj.answer(document, lambda: _show(found, document.get("page")))

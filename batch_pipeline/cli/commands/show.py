@@ -17,7 +17,7 @@ from batch_pipeline.reporting.shown_request import Text
 from batch_pipeline.wording import status_label, usd
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.looking.item import Item
+    from batch_pipeline.flow.inspect.item import Item
 
 _TOKENS = (
     ("input_tokens", "in"),
@@ -36,7 +36,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show all of one item: row, request, attempts, raw answers, cost, where it waits."""
-    from batch_pipeline.flow.looking import item
+    from batch_pipeline.flow.inspect import item
 
     pipeline, spec, key = opening.open_night(context, job, partition)
     found = item.show(pipeline, spec, key, item_id)

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.costs import cost_report
-from batch_pipeline.flow.dataset.documents.needed import documents_needed
+from batch_pipeline.flow.dataset.documents.needed_documents import documents_needed
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.partitions.declared_partitions import Declared

@@ -9,7 +9,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATE, NEAR_DUPLICATES
+from batch_pipeline.flow.dataset.choosing.near_duplicates.decide import (
+    NEAR_DUPLICATE,
+    NEAR_DUPLICATES,
+)
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.pricing.estimate import Spread, Work, amounts
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice

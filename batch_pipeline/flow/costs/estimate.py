@@ -43,7 +43,7 @@ from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.agreement import least_pairs
-from batch_pipeline.flow.pilot.sample import UNITS_PER_SAMPLED, pairs_that_fit, sample_size
+from batch_pipeline.flow.pilot.pilot_run import UNITS_PER_SAMPLED, pairs_that_fit, sample_size
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.unbought import Unbought, unbought
 from batch_pipeline.flow.reuse import copies

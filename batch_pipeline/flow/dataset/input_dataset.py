@@ -18,8 +18,8 @@ import orjson
 
 from batch_pipeline.flow import joins, paths
 from batch_pipeline.flow.dataset.choosing.asked_before import Former
-from batch_pipeline.flow.dataset.choosing.near import signatures as near_signatures
-from batch_pipeline.flow.dataset.documents.declared import document_input
+from batch_pipeline.flow.dataset.choosing.near_duplicates import signatures as near_signatures
+from batch_pipeline.flow.dataset.documents.declared_documents import document_input
 from batch_pipeline.flow.dataset.documents.resolve import DocumentInput
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Overlay, add_table, layers_of
@@ -30,7 +30,7 @@ from batch_pipeline.flow.dataset.reading.splits import NAMES_DOCUMENTS, Piece, p
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.texts import language
-from batch_pipeline.flow.dataset.whole import Whole, add_signatures, conclude
+from batch_pipeline.flow.dataset.whole_input import Whole, add_signatures, conclude
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot

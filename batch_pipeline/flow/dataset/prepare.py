@@ -19,7 +19,7 @@ from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.choosing import filters
 from batch_pipeline.flow.dataset.choosing.expressions import BATCH_BYTES, BATCH_ROWS, Failed
 from batch_pipeline.flow.dataset.choosing.filters import Filters, SetAside
-from batch_pipeline.flow.dataset.choosing.near.signatures import SignatureFile
+from batch_pipeline.flow.dataset.choosing.near_duplicates.signatures import SignatureFile
 from batch_pipeline.flow.dataset.choosing.routes import (
     UNLISTED_MODEL,
     Found,

@@ -52,7 +52,7 @@ from batch_pipeline.flow.dataset.shared_plan import (
     to_json,
 )
 from batch_pipeline.flow.dataset.snapshot import Codec
-from batch_pipeline.flow.dataset.whole import Whole, add_signatures, conclude
+from batch_pipeline.flow.dataset.whole_input import Whole, add_signatures, conclude
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import readings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers.outcomes import Status
-from batch_pipeline.flow.dataset.choosing.near import decide
+from batch_pipeline.flow.dataset.choosing.near_duplicates import decide
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 from batch_pipeline.storage.files import Files
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.results import standing
+from batch_pipeline.flow.results import standing_answers
 from batch_pipeline.flow.reuse.copies import FILE_PREFIX
 from batch_pipeline.ledger import answers_files, nights, snapshots
 from batch_pipeline.ledger.answers_files import AnswersFile
@@ -59,7 +59,10 @@ def restore(
 def _every(files: Files) -> Iterator[Copied]:
     found = {
         path: origin
-        for prefix, origin in ((FILE_PREFIX, REUSE), (standing.FILE_PREFIX, standing.STANDS))
+        for prefix, origin in (
+            (FILE_PREFIX, REUSE),
+            (standing_answers.FILE_PREFIX, standing_answers.STANDS),
+        )
         for path in files.glob(f"*/answers/*/partition=*/{prefix}*.parquet")
     }
     for path, origin in found.items():

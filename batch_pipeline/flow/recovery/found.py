@@ -25,7 +25,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers.answers import REST
 from batch_pipeline.flow.answers.schemas import REUSED
 from batch_pipeline.flow.batches import listing
-from batch_pipeline.flow.dataset.documents.needed import names_in
+from batch_pipeline.flow.dataset.documents.needed_documents import names_in
 from batch_pipeline.flow.dataset.requests.declaration import parse_custom_id
 from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.home_mark import HomeMark

@@ -15,7 +15,7 @@ import pyarrow as pa
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.answers.schemas import ANSWERS_SCHEMA, parquet_writer
-from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATES
+from batch_pipeline.flow.dataset.choosing.near_duplicates.decide import NEAR_DUPLICATES
 from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan

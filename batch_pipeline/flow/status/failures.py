@@ -50,7 +50,7 @@ from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger, one_line
-from batch_pipeline.storage import remote, storage_errors
+from batch_pipeline.storage import patient_filesystem, storage_errors
 from batch_pipeline.wording import clipped
 
 log = get_logger(__name__)
@@ -147,7 +147,7 @@ def record(
         log.error("%s %s failed: %s; %s", spec.name, partition, found.reason, found.remedy)
     if is_new and not state.complete:
         # The home may be what has failed, and was waited for long enough.
-        with contextlib.suppress(Exception), remote.patience(PAGE_SECONDS):
+        with contextlib.suppress(Exception), patient_filesystem.patience(PAGE_SECONDS):
             failure_page.write(pipeline, state.night)
 
 

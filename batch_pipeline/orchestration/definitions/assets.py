@@ -14,6 +14,7 @@ import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import run_tags
+from batch_pipeline.orchestration.asset_metadata import columns, four_answers, job_description
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.dagster_partitions import Partitions, backfill_policy
 from batch_pipeline.orchestration.definitions import asset_options, spread
@@ -32,7 +33,6 @@ from batch_pipeline.orchestration.names import (
     upstream_keys,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.shown import columns, four_answers, job_description
 from batch_pipeline.wording import usd
 
 # What several workers may share; a pilot is a sample.

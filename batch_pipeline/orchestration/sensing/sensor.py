@@ -35,6 +35,7 @@ from batch_pipeline.ledger import ticks
 from batch_pipeline.ledger.control import actions
 from batch_pipeline.ledger.submissions import listed_batches
 from batch_pipeline.orchestration import failures_shown, runs
+from batch_pipeline.orchestration.asset_metadata import progress_shown
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
@@ -51,9 +52,8 @@ from batch_pipeline.orchestration.sensing import (
 )
 from batch_pipeline.orchestration.sensing.account_polls import OpenPipeline
 from batch_pipeline.orchestration.sensing.run_requests import Plan, UnfinishedNight
-from batch_pipeline.orchestration.shown import progress_shown
 from batch_pipeline.safe_text import get_logger, one_line
-from batch_pipeline.storage.remote import patience
+from batch_pipeline.storage.patient_filesystem import patience
 
 log = get_logger(__name__)
 

@@ -16,6 +16,12 @@ from batch_pipeline.flow.status import account_state, alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.orchestration.asset_metadata import (
+    answers_shown,
+    four_answers,
+    progress_shown,
+    results_shown,
+)
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -26,12 +32,6 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.shown import (
-    answers_shown,
-    four_answers,
-    progress_shown,
-    results_shown,
-)
 from batch_pipeline.orchestration.steps import asset_steps, step_partitions
 
 

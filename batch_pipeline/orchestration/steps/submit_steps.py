@@ -27,6 +27,12 @@ from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.control import approvals
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.orchestration.asset_metadata import (
+    answers_shown,
+    input_shown,
+    pilot_shown,
+    progress_shown,
+)
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
@@ -37,12 +43,6 @@ from batch_pipeline.orchestration.names import (
     upstream_keys,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.shown import (
-    answers_shown,
-    input_shown,
-    pilot_shown,
-    progress_shown,
-)
 from batch_pipeline.orchestration.steps import asset_steps, step_partitions, upstream_asset
 from batch_pipeline.settings import is_simulated
 

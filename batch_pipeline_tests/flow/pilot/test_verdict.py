@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow.gates.night_gates import pilot_gate, verdict_applies
-from batch_pipeline.flow.pilot.sample import sample_size
+from batch_pipeline.flow.pilot.pilot_run import sample_size
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict, judge
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.admission.night_state import ClosedGate

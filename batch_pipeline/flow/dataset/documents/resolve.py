@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from batch_pipeline.flow.concurrency import map_in_threads
-from batch_pipeline.flow.dataset.documents import places
+from batch_pipeline.flow.dataset.documents import locate
 from batch_pipeline.flow.dataset.documents.fetch import Fetcher
 from batch_pipeline.flow.dataset.documents.inspection import content_kinds, inspection
 from batch_pipeline.flow.dataset.documents.inspection.content_kinds import IMAGE, PDF, TEXT, Name
 from batch_pipeline.flow.dataset.documents.inspection.inspect_types import Facts, Refused, Want
-from batch_pipeline.flow.dataset.documents.places import Place
+from batch_pipeline.flow.dataset.documents.locate import Place
 from batch_pipeline.flow.dataset.documents.reference import EXTRACTION, MARK, Document, is_mark
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.dataset.reading.document_format import TEXT as TEXT_COLUMN
@@ -173,7 +173,7 @@ class Resolver:
         cell = row.cells.get(column)
         with ExitStack() as stack:
             if row.file is not None and column == DOCUMENT:
-                place = places.of_file(row.file)
+                place = locate.of_file(row.file)
             elif isinstance(cell, bytes):
                 place = self._of_bytes(cell, column, stack.enter_context(self._files.staged()))
             elif isinstance(cell, str):
@@ -191,12 +191,12 @@ class Resolver:
             return self._of_url(cell)
         if self._declared.root is None:
             raise Refused("a path, and input.root is not declared", cell)
-        return places.under_root(self._declared.root, cell)
+        return locate.under_root(self._declared.root, cell)
 
     def _of_bytes(self, data: bytes, column: str, staged: Path) -> Place:
         """Bytes of a table, which the home keeps: the table has no place that could be opened."""
         if not data:
-            raise Refused(places.EMPTY, f"column '{column}' has no bytes")
+            raise Refused(locate.EMPTY, f"column '{column}' has no bytes")
         staged.write_bytes(data)
         sha256 = hashlib.sha256(data).hexdigest()
         if self._declared.store_sources:
@@ -220,7 +220,7 @@ class Resolver:
             with self._files.staged() as staged:
                 fetched = self._fetcher.fetch(url, staged, MAX_SOURCE_BYTES)
                 if not fetched.size:
-                    raise Refused(places.EMPTY, "the URL has no content")
+                    raise Refused(locate.EMPTY, "the URL has no content")
                 self._store.add(staged, fetched.sha256)
             record = {
                 "sha256": fetched.sha256,
@@ -306,7 +306,7 @@ class Resolver:
                         to.write(block)
                     block = stream.read(_BLOCK)
         except OSError as error:
-            raise places.cannot_be_read(place.path, error) from None
+            raise locate.cannot_be_read(place.path, error) from None
         return _Looked(kind, digest.hexdigest(), size)
 
     def _most_bytes(self, kind: str) -> int:

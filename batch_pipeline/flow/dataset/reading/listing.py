@@ -32,7 +32,7 @@ from batch_pipeline.flow.dataset.reading.files import (
 from batch_pipeline.flow.dataset.reading.row_json import escaped
 from batch_pipeline.jobs.input.inputs import CsvSpec
 from batch_pipeline.safe_text import redacted
-from batch_pipeline.storage.remote import PatientFileSystem, opened
+from batch_pipeline.storage.patient_filesystem import PatientFileSystem, opened
 
 # Protocols whose URLs name a server, and not a bucket.
 _SERVERS = {"ftp", "ftps", "http", "https", "sftp", "ssh"}

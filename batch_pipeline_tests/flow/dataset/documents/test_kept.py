@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from batch_pipeline.flow.control.prune import describe, prune
-from batch_pipeline.flow.dataset.documents.declared import document_input
+from batch_pipeline.flow.dataset.documents.declared_documents import document_input
 from batch_pipeline.flow.dataset.documents.reference import MARK
 from batch_pipeline.flow.dataset.input_dataset import read_snapshot
 from batch_pipeline.flow.dataset.sources import copies

@@ -13,7 +13,7 @@ from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.rows import read_section
 from batch_pipeline.flow.dataset.reading.splits import Section
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.storage import remote
+from batch_pipeline.storage import patient_filesystem
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests import stores
 from batch_pipeline_tests.stores import FaultProxy
@@ -69,7 +69,7 @@ def test_rows_are_read_through_a_busy_store(
     proxy.fail(503, "SlowDown", 2, "GET")
     assert len(read()) == 20
     # A store that fails for long is no fault of the file: the run is repeated later.
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(patient_filesystem, "PATIENCE_SECONDS", 0.1)
     proxy.fail(503, "SlowDown", float("inf"), "GET")
     with pytest.raises(StorageError, match=r"The input s3://.* has failed for"):
         read()

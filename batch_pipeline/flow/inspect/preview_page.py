@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.looking.preview import Preview
+from batch_pipeline.flow.inspect.preview import Preview
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.reporting import pages, shown_request
 

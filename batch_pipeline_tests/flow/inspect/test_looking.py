@@ -11,9 +11,9 @@ import pytest
 from batch_pipeline.errors import GateClosedError, UsageError
 from batch_pipeline.flow.control.approval import approve
 from batch_pipeline.flow.control.prune import prune
-from batch_pipeline.flow.looking import preview_page
-from batch_pipeline.flow.looking.item import Item, show
-from batch_pipeline.flow.looking.preview import COUNTED, preview, raw
+from batch_pipeline.flow.inspect import preview_page
+from batch_pipeline.flow.inspect.item import Item, show
+from batch_pipeline.flow.inspect.preview import COUNTED, preview, raw
 from batch_pipeline.flow.pilot import page
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan

@@ -24,8 +24,8 @@ from batch_pipeline.flow.dataset.choosing import asked_before
 from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.choosing.duplicates import note_repeats
 from batch_pipeline.flow.dataset.choosing.filters import MOST_FAILED, WHERE_FAILED
-from batch_pipeline.flow.dataset.choosing.near import decide as near_decide
-from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATE, Decided
+from batch_pipeline.flow.dataset.choosing.near_duplicates import decide as near_decide
+from batch_pipeline.flow.dataset.choosing.near_duplicates.decide import NEAR_DUPLICATE, Decided
 from batch_pipeline.flow.dataset.layers import Layers, Overlay, add_table, layers_of
 from batch_pipeline.flow.dataset.prepare import EXAMPLES, RULE_FAILED, Prepared, wanted_by
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen

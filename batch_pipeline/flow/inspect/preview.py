@@ -22,7 +22,7 @@ from batch_pipeline.errors import (
 )
 from batch_pipeline.flow.costs import estimate
 from batch_pipeline.flow.costs.tokens import Tokens, tokens_without_api
-from batch_pipeline.flow.dataset.documents.declared import document_input
+from batch_pipeline.flow.dataset.documents.declared_documents import document_input
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
 from batch_pipeline.flow.dataset.reading.files import Kind, Sources
@@ -31,8 +31,8 @@ from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.gates.prices import price_for, price_of_variant, stated_prices
-from batch_pipeline.flow.looking import first_rows, snapshot_rows
-from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem
+from batch_pipeline.flow.inspect import first_rows, snapshot_rows
+from batch_pipeline.flow.inspect.snapshot_rows import SnapshotItem
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow.dataset.choosing.near import twins
-from batch_pipeline.flow.dataset.choosing.near.signatures import (
+from batch_pipeline.flow.dataset.choosing.near_duplicates import twins
+from batch_pipeline.flow.dataset.choosing.near_duplicates.signatures import (
     PIECE_BYTES,
     SignatureFile,
     pieces_of,

@@ -23,7 +23,7 @@ from batch_pipeline.flow.answers.outcomes import Status
 from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.choosing.duplicates import DUPLICATES
-from batch_pipeline.flow.dataset.choosing.near import twins
+from batch_pipeline.flow.dataset.choosing.near_duplicates import twins
 from batch_pipeline.flow.dataset.layers import Layers, each_part
 from batch_pipeline.flow.dataset.requests.sizes import NOTHING, PROMPT_SIZE, SUMS, Sizes
 from batch_pipeline.flow.pipeline import Pipeline

@@ -15,7 +15,7 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from batch_pipeline.storage.remote import PatientFile, PatientFileSystem
+from batch_pipeline.storage.patient_filesystem import PatientFile, PatientFileSystem
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 

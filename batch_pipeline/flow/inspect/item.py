@@ -22,9 +22,9 @@ from batch_pipeline.flow.answers.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHE
 from batch_pipeline.flow.dataset.requests import rendered
 from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
-from batch_pipeline.flow.looking import snapshot_rows, where_it_waits
-from batch_pipeline.flow.looking.preview import no_such_item
-from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem
+from batch_pipeline.flow.inspect import snapshot_rows, where_it_waits
+from batch_pipeline.flow.inspect.preview import no_such_item
+from batch_pipeline.flow.inspect.snapshot_rows import SnapshotItem
 from batch_pipeline.flow.pilot.shown_items import how_asked
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.journal import read_lines

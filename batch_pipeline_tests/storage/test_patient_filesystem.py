@@ -10,7 +10,7 @@ import pytest
 from s3fs import S3FileSystem  # type: ignore[import-untyped]
 
 from batch_pipeline.errors import StorageError
-from batch_pipeline.storage import remote
+from batch_pipeline.storage import patient_filesystem
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.stores import (
     FaultProxy,
@@ -90,7 +90,7 @@ def test_a_slow_answer_is_waited_for(
     monkeypatch.setattr(S3FileSystem, "read_timeout", 0.1)
     as_another_process()
     files = Files(f"s3://{new_bucket(s3)}/home")
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(patient_filesystem, "PATIENCE_SECONDS", 3.0)
     proxy.before_write = lambda _path: time.sleep(0.5)
     files.write("a/1.json", b"one")
     assert proxy.requests["PUT"] == 1
@@ -170,7 +170,7 @@ def test_definite_refusals_are_not_repeated(files: Files, proxy: FaultProxy) -> 
 def test_patience_ends_with_an_error_for_people(
     files: Files, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(patient_filesystem, "PATIENCE_SECONDS", 0.1)
     proxy.fail(503, "ServiceUnavailable", float("inf"))
     with pytest.raises(StorageError, match=r"has failed for .* Nothing is lost"):
         files.write("a/1.json", b"one")
@@ -179,7 +179,7 @@ def test_patience_ends_with_an_error_for_people(
 def test_a_caller_that_cannot_wait_says_so(files: Files, proxy: FaultProxy) -> None:
     """The sensor: Dagster ends its tick after a minute, and would not say why."""
     proxy.fail(503, "ServiceUnavailable", float("inf"))
-    with remote.patience(0.05):
+    with patient_filesystem.patience(0.05):
         for _ in range(3):
             with pytest.raises(StorageError):
                 files.write("a/1.json", b"one")
@@ -208,7 +208,7 @@ def test_a_store_that_cannot_be_reached_is_waited_for(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     as_another_process()
     files = Files(f"s3://{bucket}/home")
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(patient_filesystem, "PATIENCE_SECONDS", 0.1)
     with pytest.raises(StorageError):
         files.write("a/1.json", b"one")
 

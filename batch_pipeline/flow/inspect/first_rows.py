@@ -18,7 +18,7 @@ from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Section
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
-from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem
+from batch_pipeline.flow.inspect.snapshot_rows import SnapshotItem
 
 
 def first(

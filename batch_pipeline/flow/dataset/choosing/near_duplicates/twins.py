@@ -15,7 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from batch_pipeline.flow.dataset.choosing.near.signatures import NUMBERS, Numbers, SignatureFile
+from batch_pipeline.flow.dataset.choosing.near_duplicates.signatures import (
+    NUMBERS,
+    Numbers,
+    SignatureFile,
+)
 
 Places = npt.NDArray[np.int64]
 

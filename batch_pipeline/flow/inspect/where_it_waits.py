@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem
+from batch_pipeline.flow.inspect.snapshot_rows import SnapshotItem
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.status import night_state

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from batch_pipeline.storage.column_reads import ColumnReads
+from batch_pipeline.storage.duckdb_filesystem import ColumnReads
 from batch_pipeline.storage.files import Files
-from batch_pipeline.storage.remote import PatientFileSystem
+from batch_pipeline.storage.patient_filesystem import PatientFileSystem
 from batch_pipeline_tests.stores import FaultProxy, new_bucket
 
 
