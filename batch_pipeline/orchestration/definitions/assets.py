@@ -13,11 +13,11 @@ import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import run_tags
+from batch_pipeline.orchestration.asset_metadata import columns, four_answers, job_description
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.dagster_partitions import Partitions, backfill_policy
 from batch_pipeline.orchestration.definitions import asset_options, spread
 from batch_pipeline.orchestration.definitions.io_manager import IO_MANAGER_KEY
-from batch_pipeline.orchestration.metadata import columns, four_answers, job_description
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,

@@ -35,8 +35,8 @@ from batch_pipeline.ledger import ticks
 from batch_pipeline.ledger.control import actions
 from batch_pipeline.ledger.submissions import listed_batches
 from batch_pipeline.orchestration import dagster_failures, runs
+from batch_pipeline.orchestration.asset_metadata import progress_metadata
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
-from batch_pipeline.orchestration.metadata import progress_metadata
 from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
     Kind,

@@ -16,13 +16,13 @@ from batch_pipeline.flow.status import account_state, alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration.checks import night_checks
-from batch_pipeline.orchestration.metadata import (
+from batch_pipeline.orchestration.asset_metadata import (
     answers_table,
     four_answers,
     progress_metadata,
     results_metadata,
 )
+from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,

@@ -27,13 +27,13 @@ from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.control import approvals
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration.checks import night_checks
-from batch_pipeline.orchestration.metadata import (
+from batch_pipeline.orchestration.asset_metadata import (
     answers_table,
     input_metadata,
     pilot_metadata,
     progress_metadata,
 )
+from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
     PILOT_GATE,

@@ -2,7 +2,7 @@
 
 `templates/chart.svg.jinja` draws them as SVG in the page's own colours and fonts, so that a chart
 scales, prints, follows light and dark, and needs no other file. Small charts for Dagster's
-metadata are made in `orchestration.metadata.images`.
+metadata are made in `orchestration.asset_metadata.images`.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import pytest
 
 from batch_pipeline.flow.results.examples import Example, Rows
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration.asset_metadata import answers_table
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.checks.night_checks import Found
-from batch_pipeline.orchestration.metadata import answers_table
 from batch_pipeline.reporting.report.report import Report, SetAside
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly

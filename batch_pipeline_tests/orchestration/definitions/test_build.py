@@ -16,9 +16,9 @@ from batch_pipeline.errors import DeclarationError, UsageError
 from batch_pipeline.flow.answers.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration.asset_metadata import columns
 from batch_pipeline.orchestration.dagster_partitions import partitions_definition
 from batch_pipeline.orchestration.definitions.build import build_batch_job
-from batch_pipeline.orchestration.metadata import columns
 from batch_pipeline.orchestration.names import ASSETS, FOLLOW_UP_TAG, Kind, asset_key
 from batch_pipeline.orchestration.runs import selected_of
 

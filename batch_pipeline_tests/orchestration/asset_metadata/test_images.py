@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from batch_pipeline.orchestration.metadata import images
+from batch_pipeline.orchestration.asset_metadata import images
 
 INLINE_CHARACTERS = 1_000
 

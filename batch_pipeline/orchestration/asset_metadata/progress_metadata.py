@@ -12,7 +12,12 @@ from batch_pipeline.flow.status.account_state import AccountState, troubles_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
-from batch_pipeline.orchestration.metadata.values import Metadata, percent, rounded_usd, safely
+from batch_pipeline.orchestration.asset_metadata.values import (
+    Metadata,
+    percent,
+    rounded_usd,
+    safely,
+)
 from batch_pipeline.orchestration.names import COLLECTED_RESULTS, COST_REPORT, DEAD_LETTER
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.orchestration.metadata import results_metadata
+from batch_pipeline.orchestration.asset_metadata import results_metadata
 from batch_pipeline.reporting.report.report import SetAside
 from batch_pipeline_tests.flow.dataset.prepared_rows import STATE
 

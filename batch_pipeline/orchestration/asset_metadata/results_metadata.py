@@ -10,8 +10,8 @@ from batch_pipeline import safe_text
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.orchestration.metadata import images
-from batch_pipeline.orchestration.metadata.values import (
+from batch_pipeline.orchestration.asset_metadata import images
+from batch_pipeline.orchestration.asset_metadata.values import (
     ROW_COUNT,
     URI,
     Metadata,
