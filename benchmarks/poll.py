@@ -21,7 +21,7 @@ from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files.loading import find_job
-from batch_pipeline.orchestration.sensing import sensor
+from batch_pipeline.orchestration.sensor import tick as sensor
 from batch_pipeline.settings import Settings
 from benchmarks.corpus import declare, write_documents
 from benchmarks.measure import environment, parser, sink, verdict

@@ -1,5 +1,5 @@
-"""Dagster decides when; what is done stands in the flow.
+"""Dagster's side: when something is done and what its pages show. The work itself is in `flow`.
 
-`definitions` is what Dagster loads, `sensing` a tick of the sensor, `steps` the work of a run. Both
-of these evaluate `checks` and fill pages with what is in `shown`.
+`definitions` is what Dagster loads, `sensor` a tick of the sensor, `steps` the work of a run. Both
+the sensor and the steps evaluate `checks`, and describe what they found by `asset_metadata`.
 """

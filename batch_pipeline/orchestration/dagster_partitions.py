@@ -1,6 +1,6 @@
 """A job's partitions in Dagster: their definition, and which of them a run has.
 
-A run has the partition of its tag, or a range of them, as runs of a backfill may have it.
+A run has one partition, or a range of them if a backfill started it; its tags say which.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from batch_pipeline.orchestration.names import (
     Kind,
     dagster_job,
 )
-from batch_pipeline.orchestration.sensing import lost_runs
+from batch_pipeline.orchestration.sensor import lost_runs
 from batch_pipeline_tests.end_to_end.celery_machines import (
     Cluster,
     Machine,

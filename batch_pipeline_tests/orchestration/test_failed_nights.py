@@ -27,8 +27,8 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration import resources
 from batch_pipeline.orchestration.names import INPUT_DATASET, asset_key
-from batch_pipeline.orchestration.sensing import account_polls, run_requests
-from batch_pipeline.orchestration.sensing.account_polls import Polled, Polls
+from batch_pipeline.orchestration.sensor import account_polls, run_requests
+from batch_pipeline.orchestration.sensor.account_polls import Polled, Polls
 from batch_pipeline.orchestration.steps import asset_steps
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec

@@ -16,7 +16,7 @@ from batch_pipeline.flow.status import warnings
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.names import OUTAGE_TAG
-from batch_pipeline.orchestration.sensing import lost_runs, run_requests
+from batch_pipeline.orchestration.sensor import lost_runs, run_requests
 from batch_pipeline.orchestration.steps import asset_steps
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import Faults

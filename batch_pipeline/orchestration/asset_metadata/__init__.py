@@ -1,1 +1,1 @@
-"""What people see of a night on the pages of its assets, beside its numbers."""
+"""What the pages of a night's assets show of it: numbers, texts, tables and images."""

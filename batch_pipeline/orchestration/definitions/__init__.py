@@ -1,4 +1,5 @@
-"""What Dagster loads: assets, jobs, schedule, sensor, checks and what they are told of themselves.
+"""What Dagster loads: assets, jobs, schedule, sensor, checks and their descriptions.
 
-Every process of Dagster loads it and most do no work: none of it imports the flow as it is loaded.
+Every process of Dagster loads these modules and most do no work: none of them imports the flow at
+its top.
 """

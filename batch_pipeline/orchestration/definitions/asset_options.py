@@ -16,7 +16,7 @@ from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key, automati
 
 
 class Options(TypedDict):
-    """What each asset of a job has, as arguments of Dagster's."""
+    """Arguments of `AssetSpec` that all assets of a job have in common."""
 
     group_name: str
     owners: list[str]
@@ -25,13 +25,13 @@ class Options(TypedDict):
 
 
 class SubmittingOptions(Options):
-    """What each asset up to submission has."""
+    """Arguments that the assets up to submission have in common."""
 
     automation_condition: dg.AutomationCondition[Any] | None
 
 
 def common(spec: JobSpec, *kinds: str) -> Options:
-    """What each asset of a job has; `kinds` where the job declares none."""
+    """Options of each asset of a job; `kinds` are used where the job declares none."""
     return {
         "group_name": spec.group or spec.name,
         "owners": list(spec.owners),
@@ -41,7 +41,10 @@ def common(spec: JobSpec, *kinds: str) -> Options:
 
 
 def submitting(spec: JobSpec, *kinds: str) -> SubmittingOptions:
-    """What each asset up to submission has: a night starts with all of them, in one run."""
+    """Options of each asset up to submission, with the job's automation condition.
+
+    All three have the condition, so that one run starts the night with all of them.
+    """
     return {**common(spec, *kinds), "automation_condition": _condition(spec)}
 
 

@@ -1,8 +1,7 @@
 """The six assets of a job: their keys, what they are for, what they depend on, their checks.
 
-Definitions are loaded by every process of Dagster, most of which do no work: neither the flow nor
-anything heavy is imported here. What the steps do is in `submit_steps` and `collect_steps`, which
-are imported as the first of them runs.
+The steps' work is in `submit_steps` and `collect_steps`, which are imported when a step runs: they
+import the flow.
 """
 
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
@@ -35,7 +34,7 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.wording import usd
 
-# What several workers may share; a pilot is a sample.
+# The assets whose work several workers may share; a pilot is too small for that.
 SPREAD = (INPUT_DATASET, SUBMITTED_BATCHES)
 
 
@@ -94,7 +93,7 @@ def _asset(
     description: str,
     checks: Mapping[str, str] | None = None,
 ) -> dg.AssetsDefinition:
-    """One of the assets, whose step does the work of its name; `checks` are described by name.
+    """The asset `name` with the step that makes it; `checks` are descriptions by check name.
 
     A multi-asset of one, because only those may leave a check without a result (while a pilot is at
     the API there is no verdict), and because `@asset` warns that a backfill policy is new.
@@ -189,7 +188,8 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
             **asset_options.common(spec, "python"),
         ),
     ]
-    # What lies in the home is loaded by it, since nothing is materialized as a value.
+    # These assets are files in the home, materialized without a value: this IO manager loads them
+    # for assets downstream.
     return [spec.with_io_manager_key(IO_MANAGER_KEY) for spec in specs]
 
 

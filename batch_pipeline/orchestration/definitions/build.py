@@ -1,4 +1,4 @@
-"""From a JobSpec to Dagster definitions; assembly only."""
+"""All Dagster definitions of one job; assembly only."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> d
     """All that Dagster needs for one job: assets, three jobs, schedule, sensor, resource,
     and the IO manager that gives results to assets downstream.
 
-    Definitions of several jobs merge with `dagster.Definitions.merge`. `resource` is replaced by
-    tests.
+    Definitions of several jobs merge with `dagster.Definitions.merge`. Tests replace
+    `resource`.
     """
     partitions = partitions_definition(spec)
     jobs = build_jobs(spec)

@@ -1,7 +1,7 @@
 """Which executor runs the steps of this package's jobs, and of asset selections.
 
 The jobs use the code location's own executor, and the in-process one where it has none: their steps
-follow one another, so that a process for each takes longer to start than most of them run. The
+follow one another, and a process for each step takes longer to start than most steps run. The
 packaged code location takes its executor from BATCH_PIPELINE_EXECUTOR.
 """
 
@@ -14,15 +14,15 @@ from typing import Any
 
 import dagster as dg
 
-# What `define_asset_job` returns has no public name. Dagster tells the executor of the code
-# location to its `resolve` alone.
+# The type that `define_asset_job` returns is not public. Dagster passes the executor of the code
+# location only to its `resolve`.
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from batch_pipeline.errors import UsageError
 
 VARIABLE = "BATCH_PIPELINE_EXECUTOR"
 BROKER, BACKEND = "DAGSTER_CELERY_BROKER_URL", "DAGSTER_CELERY_BACKEND_URL"
-# What a step imports, so that a process for it is a fork of one that has it all.
+# What a step imports: the process of a step is a fork of one that has imported all of it.
 _PRELOADED = (
     "batch_pipeline.definitions",
     "batch_pipeline.orchestration.steps.submit_steps",

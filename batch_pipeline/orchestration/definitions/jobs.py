@@ -38,7 +38,7 @@ _PRIORITY = {Kind.SUBMIT: "0", Kind.COLLECT: "10"}
 
 
 def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
-    """Two jobs: one up to submission, one from the results on."""
+    """The job up to submission and the job from the results on, by kind."""
     return {
         kind: AssetJob(
             name=dagster_job(spec.name, kind),
@@ -56,7 +56,7 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
 
 
 def _selection(spec: JobSpec, kind: Kind) -> dg.AssetSelection:
-    """A kind's assets with the checks that they make, without what the sensor checks."""
+    """The assets of a kind with the checks that their steps make, without the sensor's checks."""
     assets = dg.AssetSelection.assets(*(asset_key(spec.name, name) for name in ASSETS[kind]))
     if kind is Kind.COLLECT:
         return assets
@@ -68,7 +68,7 @@ def _selection(spec: JobSpec, kind: Kind) -> dg.AssetSelection:
 
 
 def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:
-    """Ticks in the time zone of the partitions; None where the job declares no cron.
+    """The schedule, in the time zone of the partitions; None where the job declares no cron.
 
     Stopped until a person starts it: it spends money.
     """

@@ -1,4 +1,4 @@
-"""The job's sensor as Dagster knows it; what a tick does is in `sensor`, which imports the flow."""
+"""The job's sensor as Dagster knows it; a tick is in `sensor.tick`, which imports the flow."""
 
 # Annotations are not postponed here: Dagster reads those of the sensor's function.
 
@@ -24,7 +24,7 @@ def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.Senso
     def batches(
         context: dg.SensorEvaluationContext, batch_pipeline: PipelineResource
     ) -> dg.SensorResult:
-        from batch_pipeline.orchestration.sensing.sensor import tick  # noqa: PLC0415  # the flow
+        from batch_pipeline.orchestration.sensor.tick import tick  # noqa: PLC0415  # the flow
 
         return tick(context, batch_pipeline.pipeline, spec)
 

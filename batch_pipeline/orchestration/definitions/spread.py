@@ -1,10 +1,10 @@
 """Assets whose work is spread over several steps of Dagster's engine, for jobs with `spread: N`.
 
-Such an asset is a graph of three ops: `begin` prepares the work and decides how many may share it,
-`share` runs as often as that, at once where the executor runs several steps at once, and `end` does
-what is left and materializes the asset. The shares have the ledger and the home in common and
-nothing else: what one works on it claims in the ledger, so that any of them may die, and no value
-is handed from step to step.
+Such an asset is a graph of three ops: `begin` prepares the work and decides how many shares it has,
+`share` runs once for each of them, in parallel where the executor runs steps in parallel, and `end`
+does what is left and materializes the asset. Shares have only the ledger and the home in common: a
+share claims in the ledger what it works on, so that any share may die, and no value is handed from
+step to step.
 """
 
 # Annotations are not postponed here: Dagster reads those of ops.
@@ -113,7 +113,7 @@ def build(
 
 
 def _as_declared(made: dg.AssetSpec, declared: dg.AssetSpec) -> dg.AssetSpec:
-    """A graph's asset with all that is declared of it; keys, dependencies and partitions it has."""
+    """A graph's asset with the declared attributes; the graph gives only key, deps, partitions."""
     return made.replace_attributes(
         description=declared.description,
         metadata=declared.metadata,

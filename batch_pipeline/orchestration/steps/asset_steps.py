@@ -1,4 +1,5 @@
-"""What every asset does around its step of the flow: open the night, give signs of life, fail."""
+"""What every asset does around its step of the flow: open the night, give signs of life, retry,
+and record failures."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from batch_pipeline.jobs.partitions.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
-from batch_pipeline.orchestration import failures_shown, run_tags, runs
+from batch_pipeline.orchestration import dagster_failures, run_tags, runs
 from batch_pipeline.orchestration.dagster_partitions import partitions_definition
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
@@ -64,10 +65,12 @@ def log_of(context: dg.AssetExecutionContext) -> SafeLogger:
 def at_work(
     context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec, partition: str
 ) -> Iterator[Pipeline]:
-    """The pipeline of a step for a partition, once the API answers; its run gives signs of life
-    meanwhile and within the block."""
-    with failures_shown.failing_clearly(), resource.pipeline() as pipeline:
-        # Dagster's launchpad takes keys that none of its lists has: the hour of the spring.
+    """Yield the pipeline of a step for a partition, once the API answers.
+
+    The run gives signs of life while it waits for the API and within the block.
+    """
+    with dagster_failures.failing_clearly(), resource.pipeline() as pipeline:
+        # Dagster's launchpad takes keys of no partition: the hour that summer time skips.
         check_key(spec.partitions, partition, datetime.now(UTC))
         lease = pipeline.settings.lease_seconds
         _refuse_other_partitions(context, spec)
@@ -94,15 +97,17 @@ def at_work(
 def _recorded(
     context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
 ) -> Iterator[None]:
-    """Record with the night why a step of it ends with an error; what a Failure says concerns the
-    run, and the gates that it tells of have alerts of their own. A step that Dagster tries again
-    has not failed yet."""
+    """Record in the ledger why a step of a night fails.
+
+    A Failure is not recorded: its message is about the run, and a gate that it reports has an alert
+    of its own. Nor is the error of a step that Dagster retries: the step has not failed yet.
+    """
     again = context.op_def.retry_policy
     retried = again is not None and context.op_execution_context.retry_number < again.max_retries
     work, part = work_of(spec.name, context.op_def.name)
 
     def is_of_run(error: Exception) -> bool:
-        return isinstance(error, dg.Failure) or (retried and failures_shown.may_pass(error))
+        return isinstance(error, dg.Failure) or (retried and dagster_failures.may_pass(error))
 
     with (
         logs.context(run=context.run.run_id),
@@ -123,8 +128,10 @@ def _recorded(
 
 @contextmanager
 def failure_noted(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Tag the run where its step fails for good, and has told why: a run that fails without that
-    has lost a worker."""
+    """Tag the run if its step raises and is not retried.
+
+    The sensor takes a failed run without this tag for one that lost a worker, and repeats it.
+    """
     try:
         yield
     except Exception as error:
@@ -164,7 +171,10 @@ def patiently(
     partition: str,
     work: Callable[[], Taken],
 ) -> Taken:
-    """What `work` returns, tried again where API or storage fail; within `at_work`."""
+    """Return what `work` returns; it is tried again after errors of API or storage.
+
+    To be called within `at_work`.
+    """
     for pause in INPUT_PAUSES:
         try:
             return work()

@@ -17,10 +17,10 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration.asset_metadata import (
-    answers_shown,
+    answers_table,
     four_answers,
-    progress_shown,
-    results_shown,
+    progress_metadata,
+    results_metadata,
 )
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.names import (
@@ -55,14 +55,14 @@ def collect_night(
     rows = examples.count_rows(pipeline, spec.name, partition)
     checked = list(night_checks.of_night(spec, state, rows, groups, written))
     found = {
-        COLLECTED_RESULTS: answers_shown.below_headline(
-            results_shown.of_results(pipeline, state),
-            answers_shown.of_night(pipeline, spec, partition),
+        COLLECTED_RESULTS: answers_table.below_headline(
+            results_metadata.of_results(pipeline, state),
+            answers_table.of_night(pipeline, spec, partition),
         ),
-        DEAD_LETTER: results_shown.of_dead_letters(pipeline, state, groups),
+        DEAD_LETTER: results_metadata.of_dead_letters(pipeline, state, groups),
         COST_REPORT: {
             **four_answers.of_night(spec, state, checked, written),
-            **results_shown.of_report(pipeline, state, written),
+            **results_metadata.of_report(pipeline, state, written),
         },
     }
     for name, values in found.items():
@@ -73,8 +73,8 @@ def collect_night(
 
 def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: Progress) -> None:
     """Tell a run of all assets what happens by itself, in its log and as an event of results."""
-    night, where = state.night.partition, progress_shown.headline(state)
-    follows = progress_shown.what_follows(spec.name, state)
+    night, where = state.night.partition, progress_metadata.headline(state)
+    follows = progress_metadata.what_follows(spec.name, state)
     asset_steps.log_of(context).info(
         "%s: nothing is materialized yet: %s. %s", night, where, follows
     )
@@ -106,8 +106,8 @@ def _collect(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
-                description=progress_shown.headline(state),
-                metadata=progress_shown.of_submission(
+                description=progress_metadata.headline(state),
+                metadata=progress_metadata.of_submission(
                     state, None, spec.alerts, account_state.look(pipeline, state.night.owner)
                 ),
             )

@@ -6,7 +6,7 @@ from batch_pipeline import safe_text
 from batch_pipeline.flow.control.actions import Control
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.control.approvals import Gate
-from batch_pipeline.orchestration import failures_shown
+from batch_pipeline.orchestration import dagster_failures
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.steps.control_config import (
     Action,
@@ -20,7 +20,7 @@ from batch_pipeline.orchestration.steps.control_config import (
 
 def do(resource: PipelineResource, spec: JobSpec, by: str, action: Action) -> str:
     """Do an action; returns what was done, in a sentence."""
-    with failures_shown.failing_clearly(), resource.pipeline() as pipeline:
+    with dagster_failures.failing_clearly(), resource.pipeline() as pipeline:
         return safe_text.one_line(_do(Control(pipeline, spec, by), action))
 
 

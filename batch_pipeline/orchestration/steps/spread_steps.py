@@ -1,6 +1,6 @@
-"""What the steps of an asset do whose work is spread, see `spread`.
+"""The steps of an asset whose work is spread over workers (the ops are in `definitions.spread`).
 
-A run over a range of partitions is not spread: its first step works night by night, as ever.
+A run over a range of partitions is not spread: its first step works night by night.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ IN_PROCESS = "in_process"
 
 @dataclass(frozen=True)
 class Spread:
-    """A piece of work in three parts, each for one night: how many workers are worth starting, a
-    worker's share, and what is left at the end."""
+    """The three parts of spread work, each for one night.
+
+    `begin` prepares the work and returns how many workers to start, `share` is what each worker
+    does, `end` does what is left and yields the results.
+    """
 
     begin: Callable[[Context, Pipeline, JobSpec, str], int]
     share: Callable[[Context, Pipeline, JobSpec, str], None]
@@ -54,7 +57,7 @@ class Spread:
 def begin(
     context: Context, resource: PipelineResource, spec: JobSpec, work: str
 ) -> Iterator[Event | dg.DynamicOutput[None]]:
-    """An output for each worker that is worth starting; in a run over a range, all events."""
+    """Yield an output for each worker to start; in a run over a range, do all the work instead."""
     if not context.has_partition_key:
         yield from _whole(context, resource, spec, work)
         return
@@ -75,14 +78,14 @@ def begin(
 
 
 def share(context: Context, resource: PipelineResource, spec: JobSpec, work: str) -> None:
-    """A worker's share: as much as it gets hold of."""
+    """Do a worker's share: all that the worker can claim before others do."""
     partition = context.partition_key
     with _one_night(context, resource, spec, partition) as pipeline:
         WORKS[work].share(context, pipeline, spec, partition)
 
 
 def end(context: Context, resource: PipelineResource, spec: JobSpec, work: str) -> Iterator[Result]:
-    """What is left of the work, and what all of it came to."""
+    """Do what is left of the work and yield its results; nothing in a run over a range."""
     if not context.has_partition_key:
         return
     found = step_partitions.results(context, resource, spec, [WORKS[work].end])
@@ -142,7 +145,7 @@ def _end_input(
 
 
 def _begin_sending(context: Context, pipeline: Pipeline, spec: JobSpec, partition: str) -> int:
-    """As many workers as there are two batches for each, or two checkpoints of real-time calls."""
+    """One worker for every two batches, or for every two checkpoints of real-time calls."""
     night = asset_steps.open_night(context, pipeline, spec, SUBMITTED_BATCHES, partition)
     asset_steps.require_input(night)
     state = steps.progress(pipeline, night)
@@ -161,7 +164,7 @@ def _send_share(context: Context, pipeline: Pipeline, spec: JobSpec, partition: 
     try:
         submit_steps.submit(context, pipeline, spec, night, observes=observes)
     except ApiFailure as failure:
-        # The end of the step says what waits, and for what.
+        # `end` reports what waits, and for what.
         outage.note_of_any(pipeline, night.sent_by, failure)
 
 
@@ -181,7 +184,7 @@ def _collect_share(_: Context, pipeline: Pipeline, spec: JobSpec, partition: str
 
 
 def _worth(spec: JobSpec, most: int) -> int:
-    """How many workers are started, where there is work for `most`; one is the end of the step."""
+    """How many workers to start where there is work for `most`; 0 rather than 1: `end` is one."""
     workers = min(spec.spread, most)
     return workers if workers > 1 else 0
 

@@ -1,10 +1,10 @@
-"""A step's work for each of its partitions: for the one of a run, or for each of a range.
+"""Runs a step's work for the one partition of a run, or for each partition of a range.
 
-A backfill may give a run many partitions. Dagster would stamp all of them with one result, and end
-the run with the first night that is stopped. So the first step of such a run works through all the
-assets that the run selects, night by night, and logs the events of each night itself; a night that
-is stopped leaves the others alone, and the run fails at its end, naming it. The run's further steps
-have nothing left to do, and Dagster skips them.
+A backfill may give a run many partitions. Dagster would record one result for all of them, and end
+the run at the first night that is stopped. So the first step of such a run works through all the
+assets that the run selects, night by night, and logs the events of each night itself. The other
+nights go on after one that is stopped, and the run fails at its end and names the stopped ones. The
+run's further steps have nothing left to do, and Dagster skips them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_NAMED = 10
 
 
 def is_range(context: dg.AssetExecutionContext) -> bool:
-    """Whether a run has a range of partitions, be it of one."""
+    """Whether a run has a range of partitions; a range may have a single one."""
     return not context.has_partition_key and context.has_partition_key_range
 
 
@@ -42,7 +42,7 @@ def results(
     spec: JobSpec,
     works: Sequence[Work],
 ) -> Iterator[Event]:
-    """What the works of a step come to: results of its one partition, or events of each of many."""
+    """Do the works of a step; yield results of its one partition, or events of each of a range."""
     with asset_steps.failure_noted(context):
         if is_range(context):
             yield from _of_range(context, resource, spec, works)
@@ -81,7 +81,7 @@ def _of_range(
                     yield _as_event(result, key)
         except Exception as error:  # the other nights go on; the run fails below
             if _is_outage(context):
-                # The next night would meet with the same, and the sensor repeats what is left.
+                # The next night would meet the same outage, and the sensor repeats what is left.
                 raise
             stopped[key] = lines(getattr(error, "description", None) or f"{error!r}")
             asset_steps.log_of(context).error("%s: %s", key, stopped[key])

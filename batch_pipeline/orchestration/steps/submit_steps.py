@@ -28,10 +28,10 @@ from batch_pipeline.ledger.control import approvals
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration.asset_metadata import (
-    answers_shown,
-    input_shown,
-    pilot_shown,
-    progress_shown,
+    answers_table,
+    input_metadata,
+    pilot_metadata,
+    progress_metadata,
 )
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.names import (
@@ -101,15 +101,15 @@ def input_taken(
     if taken.snapshot.taken_at >= began and SUBMITTED_BATCHES not in selected:
         # To take another input spends nothing, and is no leave to spend.
         steps.note_asked(pipeline, taken.night, wanted=False)
-    table = input_shown.of_table(pipeline, spec, taken.snapshot, partition)
+    table = input_metadata.of_table(pipeline, spec, taken.snapshot, partition)
     keys = upstream_keys(spec)
-    upstream = input_shown.upstream(context.instance, keys, partition)
+    upstream = input_metadata.upstream(context.instance, keys, partition)
     asset_steps.log_of(context).info("%s: %s", partition, taken.note)
     for notice in notices:
         asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
     yield dg.MaterializeResult(
         asset_key=asset_key(spec.name, INPUT_DATASET),
-        metadata={**input_shown.of_input(spec, taken, notices), **upstream, **table},
+        metadata={**input_metadata.of_input(spec, taken, notices), **upstream, **table},
         # Whether the night's documents changed, for what Dagster calls stale downstream.
         data_version=dg.DataVersion(taken.snapshot.content_hash),
     )
@@ -131,7 +131,7 @@ def _try_pilot(
     given = state.approvals
     if isinstance(verdict, Waiting):
         asset_steps.log_of(context).info("%s: the pilot waits: %s", partition, verdict)
-        yield dg.MaterializeResult(asset_key=key, metadata=pilot_shown.of_waiting_pilot(verdict))
+        yield dg.MaterializeResult(asset_key=key, metadata=pilot_metadata.of_waiting_pilot(verdict))
         return
     lets_go = approvals.lets_go(verdict, given)
     yield dg.AssetCheckResult(
@@ -141,7 +141,7 @@ def _try_pilot(
         passed=verdict["open"] and lets_go,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
-            **pilot_shown.of_gate(partition, verdict, given),
+            **pilot_metadata.of_gate(partition, verdict, given),
             **night_checks.pilot_limits(spec),
         },
     )
@@ -151,9 +151,9 @@ def _try_pilot(
     simulated = is_simulated(night.owner)
     yield dg.MaterializeResult(
         asset_key=key,
-        metadata=answers_shown.below_headline(
-            pilot_shown.of_pilot(verdict, given, simulated=simulated),
-            answers_shown.of_night(pipeline, spec, partition),
+        metadata=answers_table.below_headline(
+            pilot_metadata.of_pilot(verdict, given, simulated=simulated),
+            answers_table.of_night(pipeline, spec, partition),
         ),
     )
 
@@ -182,7 +182,7 @@ def _send(
         log.warning("%s: %s", partition, warning.message)
     yield dg.MaterializeResult(
         asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-        metadata=progress_shown.of_submission(
+        metadata=progress_metadata.of_submission(
             state, waiting.state, spec.alerts, account_state.look(pipeline, state.night.owner)
         ),
     )
@@ -201,7 +201,7 @@ def fail_if_gated(spec: JobSpec, state: Progress) -> None:
     for found in states_of(night_state.facts_of(state, spec.alerts)):
         if found.kind in (Kind.PILOT_CLOSED, Kind.BREAKER_OPEN):
             error = night_state.error_of(state.night, found, state.waiting)
-            page = pilot_shown.of_page(state.night.pilot or {})
+            page = pilot_metadata.of_page(state.night.pilot or {})
             raise dg.Failure(str(error), metadata=page, allow_retries=False)
 
 
@@ -245,7 +245,7 @@ def _observing(
         observed_at = time.monotonic()
         state = steps.progress(pipeline, night)
         alerts.look(pipeline, spec.alerts, state)
-        headline = progress_shown.headline(state)
+        headline = progress_metadata.headline(state)
         if headline == observed:
             return
         observed = headline
@@ -254,7 +254,7 @@ def _observing(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=headline,
-                metadata=progress_shown.of_submission(
+                metadata=progress_metadata.of_submission(
                     state, None, spec.alerts, account_state.look(pipeline, state.night.owner)
                 ),
             )

@@ -27,7 +27,7 @@ from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration.sensing.unfinished_nights import read_night
+from batch_pipeline.orchestration.sensor.unfinished_nights import read_night
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

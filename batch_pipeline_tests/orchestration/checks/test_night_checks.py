@@ -14,7 +14,7 @@ import pytest
 
 from batch_pipeline.flow.results.examples import Example, Rows
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.asset_metadata import answers_shown
+from batch_pipeline.orchestration.asset_metadata import answers_table
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.checks.night_checks import Found
 from batch_pipeline.reporting.report.report import Report, SetAside
@@ -119,8 +119,8 @@ def test_answers_are_words_in_a_short_table() -> None:
     hostile = "a | b\n![x](http://evil/x.png) <script> `code` www.evil.example " + "long " * 500
     rows = [Example("id|1", "succeeded", hostile, None, None)] * 3
     rows += [Example("2", "refused", None, "refusal", hostile)] * 3
-    text = answers_shown.table(rows)
-    assert len(text) < answers_shown.INLINE_CHARACTERS
+    text = answers_table.table(rows)
+    assert len(text) < answers_table.INLINE_CHARACTERS
     assert len(text.splitlines()) == 8
     assert "![x]" not in text
     assert "://" not in text
@@ -130,7 +130,7 @@ def test_answers_are_words_in_a_short_table() -> None:
 
 def test_a_job_can_hide_its_answers(make_spec: MakeSpec) -> None:
     no_pipeline: Any = None
-    assert answers_shown.of_night(no_pipeline, make_spec(show_answers=False), "all") == {}
+    assert answers_table.of_night(no_pipeline, make_spec(show_answers=False), "all") == {}
 
 
 def test_a_night_has_all_checks_answers_tokens_and_versions(

@@ -22,8 +22,8 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
-from batch_pipeline.orchestration.sensing import follow_ups, lost_runs
-from batch_pipeline.orchestration.sensing.run_requests import WantedRun
+from batch_pipeline.orchestration.sensor import follow_ups, lost_runs
+from batch_pipeline.orchestration.sensor.run_requests import WantedRun
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of

@@ -113,7 +113,8 @@ def test_a_part_is_the_same_bytes_in_each_process(tmp_path: Path, inspected: Ins
     assert inspected(pages, "pdf", pages=((1, 2),), cut_to=str(first)).cut
     other = tmp_path / "other.pdf"
     program = (
-        "import sys; from batch_pipeline.flow.dataset.documents.inspection import extract_pdf, inspect_types;"
+        "import sys;"
+        "from batch_pipeline.flow.dataset.documents.inspection import extract_pdf, inspect_types;"
         "print(extract_pdf.facts_of(inspect_types.Want(sys.argv[1], 'pdf', 'a', pages=((1, 2),),"
         "cut_to=sys.argv[2])).sent_pages)"
     )

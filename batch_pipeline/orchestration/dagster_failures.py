@@ -1,4 +1,4 @@
-"""Errors of steps and ticks as Dagster may store them: clear, and without secrets."""
+"""Turns errors of steps and ticks into errors that Dagster may store: clear and without secrets."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def without_secrets() -> Iterator[None]:
 
 @contextmanager
 def failing_clearly() -> Iterator[None]:
-    """Turn errors for users into a Failure with their message; those of API and storage are
-    retried, where the asset has retries."""
+    """Turn errors for users into a Failure with their message.
+
+    Errors of API and storage are retried where the asset has retries.
+    """
     with without_secrets():
         try:
             yield
@@ -41,6 +43,8 @@ def failing_clearly() -> Iterator[None]:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether a step is tried again after an error, where its asset has retries: what is wrong with
-    input or declaration does not pass by itself."""
+    """Whether a step is retried after an error, if its asset has retries.
+
+    Errors of input or declaration are not: they do not pass by themselves.
+    """
     return not isinstance(error, BatchPipelineError) or isinstance(error, ApiError | StorageError)

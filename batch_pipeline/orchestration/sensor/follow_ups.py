@@ -1,7 +1,7 @@
-"""The run requests by which a tick brings nights forward, and how earlier ones of them ended.
+"""Makes the run requests by which a tick brings nights forward, and reads how earlier ones ended.
 
-Where a job's backfills have several partitions in a run, so have the runs that follow: a year is
-otherwise a run for each night all the same.
+Where a job's backfills have several partitions in a run, follow-ups have as many: otherwise a
+backfill over a year would be followed by a run for each night.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from batch_pipeline.orchestration.names import (
     dagster_job,
 )
 from batch_pipeline.orchestration.runs import MOST_FORMER
-from batch_pipeline.orchestration.sensing import run_requests
-from batch_pipeline.orchestration.sensing.lost_runs import is_lost
-from batch_pipeline.orchestration.sensing.run_requests import EarlierRun, Plan, WantedRun
+from batch_pipeline.orchestration.sensor import run_requests
+from batch_pipeline.orchestration.sensor.lost_runs import is_lost
+from batch_pipeline.orchestration.sensor.run_requests import EarlierRun, Plan, WantedRun
 
 FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 # Nights of one request, whose markers are one tag: PostgreSQL indexes no text of more than 2.7 kB.
@@ -39,10 +39,10 @@ MOST_LOOKED_AT = 500
 def requests(
     instance: dg.DagsterInstance, spec: JobSpec, plan: Plan, most: int
 ) -> tuple[list[dg.RunRequest], dict[str, str]]:
-    """At most `most` requests for the runs that are wanted, and by partition why some rest.
+    """At most `most` requests for the wanted runs, and by partition why others are not requested.
 
-    First attempts go together, as many nights as a run of a backfill has; a night whose run changed
-    nothing is tried again by itself, so that it cannot keep others back.
+    First attempts share a run, as many nights as a run of a backfill has. A night whose run changed
+    nothing gets a run of its own, so that it cannot keep others back.
     """
     in_a_run = min(spec.backfill.partitions_per_run, MOST_IN_RANGE)
     firsts: list[WantedRun] = []

@@ -20,15 +20,15 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
-from batch_pipeline.orchestration.sensing import lost_runs
-from batch_pipeline.orchestration.sensing.lost_runs import (
+from batch_pipeline.orchestration.sensor import lost_runs
+from batch_pipeline.orchestration.sensor.lost_runs import (
     FAILURE_REASON_TAG,
     MOST_REPEATS,
     Launched,
     dead,
     repeats,
 )
-from batch_pipeline.orchestration.sensing.run_requests import (
+from batch_pipeline.orchestration.sensor.run_requests import (
     FIRST_LOST_REST_SECONDS,
     LONGEST_REST_SECONDS,
     lost_rest,

@@ -1,7 +1,7 @@
 """Polls the accounts of a job, each in a thread of its own: one that hangs holds up no other.
 
-The sensor's part that asks the API. What a poll learns is in the ledger, also where it ends after
-the tick; what is to be done about it is decided in `run_requests`.
+This is the only part of the sensor that calls the API. A poll writes what it learns to the ledger,
+even if it ends after the tick; `run_requests` decides what to do about it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OpenPipeline = Callable[[], Pipeline]
 class Polled:
     """The outcome for one account: whether the poll has ended, and what went wrong.
 
-    With `useless` its API does not answer, or refuses its key, and a run would find nothing else.
+    `useless`: the API does not answer or refuses the key, and a run would meet the same.
     """
 
     done: bool = False
@@ -41,20 +41,19 @@ class Polled:
 
 @dataclass(frozen=True)
 class Polls:
-    """The outcome for all accounts, by the names that accounts.yaml has; `owner` is whose nights
-    they send, as far as is known."""
+    """The outcomes by account name; `owner` is that of the nights they send, as far as known."""
 
     owner: Owner
     by_account: Mapping[str, Polled] = field(default_factory=dict)
 
     @property
     def useless(self) -> bool:
-        """Whether no account can be used: a run would find nothing else."""
+        """Whether no account can be used: a run would meet the same."""
         return all(polled.useless for polled in self.by_account.values())
 
     @property
     def troubles(self) -> list[str]:
-        """What went wrong, a line an account, which names it where there are several."""
+        """What went wrong, one line for each account, with its name where there are several."""
         told = {name: p.trouble for name, p in self.by_account.items() if p.trouble is not None}
         if len(self.by_account) == 1:
             return list(told.values())
@@ -69,7 +68,7 @@ def poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polls:
     with open_pipeline() as pipeline:
         likely = pipeline.likely_owner(spec)
         declared = pipeline.accounts.of_job(spec.accounts, spec.name)
-        # Accounts that may be the job's no more.
+        # Accounts that the job may no longer declare.
         unsettled = steps.accounts_to_ask(pipeline, likely.name, ())
         former = [name for name in unsettled if pipeline.accounts.declared_as(name) not in declared]
     polled = {name: Polled() for name in (*declared, *former)}
@@ -139,7 +138,7 @@ def _owner(
     likely: Owner,
     polled: Mapping[str, Polled],
 ) -> Owner:
-    """Whose nights they are, now that the API may have told whether a simulator answers."""
+    """The owner of the nights, now that the API may have told whether a simulator answers."""
     told = {outcome.simulated for outcome in polled.values()} - {None}
     if told in (set(), {likely.simulated}):
         return likely

@@ -23,9 +23,10 @@ URI = "dagster/uri"
 
 
 def safely(made: Callable[P, Metadata]) -> Callable[P, Metadata]:
-    """A function whose metadata hold data of users and of the API as they may be shown.
+    """Decorate a function so that data of users and of the API in its metadata are safe to show.
 
-    Of Markdown only the author knows what is markup: such data go into it by `safe_text.markdown`.
+    Markdown is left as it is, since only its author knows what is markup: data go into Markdown by
+    `safe_text.markdown`.
     """
 
     @functools.wraps(made)

@@ -10,7 +10,7 @@ import dagster as dg
 
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.control.approvals import Approval, Gate, lets_go, needs_review
-from batch_pipeline.orchestration.asset_metadata.metadata import Metadata, percent, safely
+from batch_pipeline.orchestration.asset_metadata.values import Metadata, percent, safely
 from batch_pipeline.wording import usd
 
 

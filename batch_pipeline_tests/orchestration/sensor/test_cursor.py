@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_pipeline.orchestration.sensing import sensor
+from batch_pipeline.orchestration.sensor import tick as sensor
 
 
 @pytest.mark.parametrize("text", [None, "", "not json", "[1]", "{}"])

@@ -34,15 +34,15 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import ticks
 from batch_pipeline.ledger.control import actions
 from batch_pipeline.ledger.submissions import listed_batches
-from batch_pipeline.orchestration import failures_shown, runs
-from batch_pipeline.orchestration.asset_metadata import progress_shown
+from batch_pipeline.orchestration import dagster_failures, runs
+from batch_pipeline.orchestration.asset_metadata import progress_metadata
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
 )
-from batch_pipeline.orchestration.sensing import (
+from batch_pipeline.orchestration.sensor import (
     account_polls,
     chains,
     follow_ups,
@@ -50,8 +50,8 @@ from batch_pipeline.orchestration.sensing import (
     run_requests,
     unfinished_nights,
 )
-from batch_pipeline.orchestration.sensing.account_polls import OpenPipeline
-from batch_pipeline.orchestration.sensing.run_requests import Plan, UnfinishedNight
+from batch_pipeline.orchestration.sensor.account_polls import OpenPipeline
+from batch_pipeline.orchestration.sensor.run_requests import Plan, UnfinishedNight
 from batch_pipeline.safe_text import get_logger, one_line
 from batch_pipeline.storage.patient_filesystem import patience
 
@@ -85,7 +85,7 @@ def tick(
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job's present owner."""
     with (
-        failures_shown.without_secrets(),
+        dagster_failures.without_secrets(),
         logs.context(job=spec.name),
         patience(TICK_SECONDS),
         open_pipeline() as pipeline,
@@ -297,8 +297,8 @@ def _observations(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
-                description=one_line(f"{progress_shown.headline(state)}{waiting}"),
-                metadata=progress_shown.of_submission(state, waits, spec.alerts, accounts),
+                description=one_line(f"{progress_metadata.headline(state)}{waiting}"),
+                metadata=progress_metadata.of_submission(state, waits, spec.alerts, accounts),
             )
         )
     return events, observed

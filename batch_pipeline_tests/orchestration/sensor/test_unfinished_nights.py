@@ -21,8 +21,8 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions.submissions import State
 from batch_pipeline.orchestration.names import Kind as RunKind
-from batch_pipeline.orchestration.sensing.run_requests import PilotStage, Plan, plan
-from batch_pipeline.orchestration.sensing.unfinished_nights import (
+from batch_pipeline.orchestration.sensor.run_requests import PilotStage, Plan, plan
+from batch_pipeline.orchestration.sensor.unfinished_nights import (
     as_unfinished,
     read_night,
     unfinished_nights,

@@ -12,7 +12,7 @@ from batch_pipeline.flow.status.account_state import AccountState, troubles_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
-from batch_pipeline.orchestration.asset_metadata.metadata import (
+from batch_pipeline.orchestration.asset_metadata.values import (
     Metadata,
     percent,
     rounded_usd,

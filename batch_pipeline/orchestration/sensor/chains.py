@@ -1,5 +1,4 @@
-"""Which nights the sensor starts because another job's night, whose answers they ask about, is
-complete."""
+"""Starts nights of a job whose input is another job's answers, once the other night is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.orchestration.names import Kind, dagster_job
-from batch_pipeline.orchestration.sensing import follow_ups
+from batch_pipeline.orchestration.sensor import follow_ups
 
 # Nights that were completed longer ago are left to a backfill: a new job must not buy a year.
 STARTED_WITHIN_SECONDS = 3 * 86400.0
@@ -63,7 +62,7 @@ def due(connection: Connection, spec: JobSpec, owner: str | None = None) -> list
 def requests(
     spec: JobSpec, links: list[Link], unfinished: set[tuple[str, Kind]], most: int
 ) -> list[dg.RunRequest]:
-    """The runs that start the nights, but for those of which one is under way."""
+    """At most `most` runs that start these nights; none for a night with an unfinished run."""
     free = [
         link
         for link in links

@@ -6,7 +6,7 @@ from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.submissions import submissions, transitions
-from batch_pipeline.orchestration.sensing.unfinished_nights import unfinished_nights
+from batch_pipeline.orchestration.sensor.unfinished_nights import unfinished_nights
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, a_night, accept, begun
 
 

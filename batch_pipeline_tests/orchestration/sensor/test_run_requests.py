@@ -13,7 +13,7 @@ from batch_pipeline.ledger.admission.night_state import Facts
 from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, Queue
 from batch_pipeline.orchestration.names import Kind
 from batch_pipeline.orchestration.runs import last_was_canceled
-from batch_pipeline.orchestration.sensing.run_requests import (
+from batch_pipeline.orchestration.sensor.run_requests import (
     LONGEST_REST_SECONDS,
     EarlierRun,
     PilotStage,

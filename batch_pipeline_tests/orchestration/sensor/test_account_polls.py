@@ -13,7 +13,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.submissions.submissions import State
-from batch_pipeline.orchestration.sensing import account_polls
+from batch_pipeline.orchestration.sensor import account_polls
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow import accounts_support

@@ -1,14 +1,14 @@
-"""Runs that lost a worker, when Dagster does not bring them back by itself.
+"""Finds runs that lost a worker and requests them again, where Dagster does not do so itself.
 
 Dagster notices a dead worker only while the code server that started it lives, and retries a run
 only if its daemon lives at that moment and its backfill has not ended. Every tick of the sensor
 looks for the others: a run without a sign of life is reported as failed, and a run that failed
-because its worker died is requested again, until one comes to an end of its own. Without that, a
+because its worker died is requested again, until a run ends without losing a worker. Otherwise a
 night that a person, a schedule or a backfill asked for would stop where its worker died.
 
 Under an executor that gives each step a process of its own, perhaps on another machine, a run may
 lose the worker of one step. Dagster calls that a failed step, or waits for the step for ever. So a
-step that fails notes on its run that it had a reason.
+step that fails by an error of its own tags its run (`FAILED_TAG`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from batch_pipeline.orchestration.names import (
     dagster_job,
 )
 from batch_pipeline.orchestration.runs import selected_of
-from batch_pipeline.orchestration.sensing.run_requests import lost_rest
+from batch_pipeline.orchestration.sensor.run_requests import lost_rest
 
 FAILURE_REASON_TAG = "dagster/failure_reason"
 # A step failed: in the run's own process it has said why.
@@ -54,12 +54,12 @@ ON_ONE_MACHINE = ("multiprocess", "multi_or_in_process_executor")
 IMPORT_SECONDS = 15.0
 # Leases between two steps of a run on one machine: its own process lives, or all is dead.
 GAP_LEASES = 10
-# As long a step may wait for a worker. Then its task is taken for lost, with the worker that had
-# taken it, or the run's own process is; where the queue is only long, the night begins anew.
+# How long a step may wait for a worker. After that, its task or the run's own process counts as
+# lost; if the queue was only long, the night begins anew.
 LONGEST_WAIT_SECONDS = 3600.0
 # Runs that died longer ago are left to a person: the sensor, or Dagster, has been off since.
 WATCHED = timedelta(days=7)
-# With the rests between them these take about 24 hours: then it is no accident that kills a worker.
+# They take about 24 hours with the rests between them: such a worker does not die by accident.
 MOST_REPEATS = 100
 # How often a partition may have been materialized since its range was lost.
 MATERIALIZED_AGAIN = 10
@@ -162,11 +162,11 @@ def lost_a_worker(
     lease_seconds: float,
     at: float,
 ) -> bool:
-    """Whether a run has lost a worker that has given no sign of life for a lease and `silent_for`
+    """Whether a run has lost a worker; it has given no sign of life for a lease and `silent_for`
     seconds more.
 
-    `begun` is when each of its steps began that have not ended, in seconds since the epoch. Without
-    one, a step waits for a worker.
+    `begun`: when the run's unfinished steps began, in seconds since the epoch. If it is empty, a
+    step waits for a worker.
     """
     if executor == IN_PROCESS:
         return True
@@ -223,7 +223,7 @@ def repeat_requests(instance: dg.DagsterInstance, spec: JobSpec) -> list[dg.RunR
 def _come_to(
     instance: dg.DagsterInstance, job: str, runs: Sequence[Launched]
 ) -> set[tuple[str, str]]:
-    """The lost ranges, by run id, and those of their partitions for which they had done all."""
+    """Run id and partition of what lost runs over ranges had already materialized."""
     partitions: dict[str, list[str]] = {}
     for run in runs:
         if run.assets and dagster_partitions.is_range(run.tags):
@@ -243,8 +243,10 @@ def _come_to(
 
 
 def is_lost(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether a run failed because a worker died, and not because of a step or its definition; or
-    because API or store did not answer for long, which passes too."""
+    """Whether a run failed because a worker died, or because API or storage was away long.
+
+    Both pass by themselves; an error of a step or of a definition does not.
+    """
     if run.status is not dg.DagsterRunStatus.FAILURE:
         return False
     if OUTAGE_TAG in run.tags:

@@ -29,9 +29,9 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import submissions
 from batch_pipeline.ledger.submissions.submissions import LIVE, State, Submission
-from batch_pipeline.orchestration.sensing.run_requests import PilotStage, UnfinishedNight
+from batch_pipeline.orchestration.sensor.run_requests import PilotStage, UnfinishedNight
 
-# How long a tick tells of a night that failed; `status` does it for ever.
+# How long a tick reports a night that failed; `status` always does.
 FAILED_SHOWN_SECONDS = 7 * 86_400.0
 
 # Whether submission of a partition was asked for since a time (seconds since the epoch).
@@ -57,8 +57,10 @@ def unfinished_nights(
 
 
 def failed_nights(connection: Connection, job: str, owner: str | None = None) -> list[Night]:
-    """Nights that failed lately, and before they had an input: nothing of them is under way, and a
-    person should know why. `owner` None: of all owners."""
+    """Nights that failed lately before they had an input; `owner` None: of all owners.
+
+    Nothing of them is under way, and a person should know why.
+    """
     since = now(connection) - FAILED_SHOWN_SECONDS
     return [
         night

@@ -11,7 +11,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.orchestration.asset_metadata import images
-from batch_pipeline.orchestration.asset_metadata.metadata import (
+from batch_pipeline.orchestration.asset_metadata.values import (
     ROW_COUNT,
     URI,
     Metadata,

@@ -19,7 +19,7 @@ from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.orchestration.asset_metadata import columns
-from batch_pipeline.orchestration.asset_metadata.metadata import ROW_COUNT, URI, Metadata, safely
+from batch_pipeline.orchestration.asset_metadata.values import ROW_COUNT, URI, Metadata, safely
 from batch_pipeline.orchestration.names import DATA_VERSION_TAG
 from batch_pipeline.wording import usd
 
