@@ -7,6 +7,7 @@
 #   make rehearsal N=1200000 TOKENS=3000   a whole archive against the simulator; with
 #                  LEDGER=postgres HOME_AT=s3 WORKERS=2 in a bucket, by two processes
 #   make bench   speed and memory against the plain SDK way; see docs/scale.md
+#   make docs    writes the pages and tables of the documentation that follow from the code
 #   make dev     Dagster's UI and daemon on http://localhost:3000, with the simulator beside it
 
 PYTHON ?= python3.11
@@ -27,7 +28,7 @@ export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib batch_pipeline
 
-.PHONY: demo test example crash-test bench bench-realtime rehearsal check dev format clean
+.PHONY: demo test example crash-test bench bench-realtime rehearsal check docs dev format clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -55,6 +56,11 @@ check: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	$(BIN)/python -m batch_pipeline.jobs.key_table
+	$(BIN)/python -m typer batch_pipeline.cli.app utils docs --name batch-pipeline \
+		--title Commands --output docs/commands.md
 
 example:
 	PYTHON=$(PYTHON) scripts/example_project.sh

@@ -28,6 +28,8 @@ these: it surfaces as Python's own exception, with a trace.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from batch_pipeline import safe_text
 
 
@@ -114,3 +116,16 @@ class ApiError(BatchPipelineError):
 
 class ApiUnavailableError(ApiError):
     """The API cannot be reached, or fails: waiting for it helps."""
+
+
+def causes(error: BaseException, *, implicit: bool = False) -> Iterator[BaseException]:
+    """An error, then the errors that it was raised from, the latest first.
+
+    `implicit` adds errors that were being handled when the next one was raised without `from`.
+    """
+    known: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in known:
+        known.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or (cause.__context__ if implicit else None)

@@ -12,6 +12,7 @@ from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.simulator import Simulator, running_simulator
 from batch_pipeline_tests.databases import emptied, running_postgres
+from batch_pipeline_tests.stores import FaultProxy, running_proxy, running_s3, use
 from batch_pipeline_tests.support import Faults, settings
 
 MakePipeline = Callable[..., Pipeline]
@@ -19,6 +20,7 @@ MakePipeline = Callable[..., Pipeline]
 
 @pytest.fixture
 def faults() -> Faults:
+    """What the simulator of the test does to requests and answers; nothing until it is set."""
     return Faults()
 
 
@@ -33,6 +35,7 @@ def sim(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> Iterator[Simulator]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
+    """Where the home of the test's pipelines will be; there is none yet."""
     return tmp_path / "home"
 
 
@@ -55,6 +58,7 @@ def make_pipeline(sim: Simulator, home: Path) -> Iterator[MakePipeline]:
 
 @pytest.fixture
 def pipeline(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline on the test's home."""
     return make_pipeline()
 
 
@@ -70,6 +74,21 @@ def postgres_server() -> Iterator[sa.URL]:
 def postgres_url(postgres_server: sa.URL) -> str:
     """The database, emptied."""
     return emptied(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The URL of an S3 server of the test session; each test makes buckets of its own."""
+    with running_s3() as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+    """A proxy before the S3 server, which s3fs talks to, and which fails on demand."""
+    with running_proxy(s3) as proxy:
+        use(monkeypatch, proxy, tmp_path)
+        yield proxy
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

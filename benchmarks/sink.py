@@ -97,8 +97,8 @@ class Sink(ThreadingHTTPServer):
 
 
 def message(characters: int, *, tool_call: bool) -> dict[str, Any]:
-    """One message as the API answers it: a text of so many characters, or a call of a tool with
-    it."""
+    """One message as the API answers it: a text of `characters` characters, or a call of a tool
+    with it."""
     text = ("an answer of the sink " * characters)[:characters]
     content = (
         {"type": "tool_use", "id": "toolu_sink", "name": TOOL, "input": {"answer": text}}

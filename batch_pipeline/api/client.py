@@ -45,7 +45,7 @@ from batch_pipeline.errors import (
 from batch_pipeline.safe_text import get_logger, redacted
 
 if TYPE_CHECKING:
-    from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec
+    from batch_pipeline.jobs.accounts.account_specs import AccountSpec
 
 log = get_logger(__name__)
 

@@ -22,7 +22,7 @@ from batch_pipeline.errors import NoCredentialsError, UsageError
 from batch_pipeline.safe_text import get_logger
 
 if TYPE_CHECKING:
-    from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec, FederationSpec
+    from batch_pipeline.jobs.accounts.account_specs import AccountSpec, FederationSpec
 
 log = get_logger(__name__)
 

@@ -27,7 +27,7 @@ from batch_pipeline.errors import (
     BatchPipelineError,
     UsageError,
 )
-from batch_pipeline.jobs.accounts_file import AccountNames, Accounts, AccountSpec
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames, Accounts, AccountSpec
 from batch_pipeline.ledger.accounts import accounts as rows
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.safe_text import get_logger
@@ -216,7 +216,7 @@ class Connections:
 
     def rest(self, account: str, failure: ApiFailure, took: float) -> None:
         """Leave an account of the ledger whose API does not answer alone for a while, after a call
-        that took so many seconds: the others wait meanwhile."""
+        that took `took` seconds: the others wait meanwhile."""
         declared = self._accounts.declared_as(account)
         if declared is not None and is_outage(failure) and not self._rests(declared):
             self._failed[declared] = failure, self._rests_until(took)

@@ -27,12 +27,14 @@ class Found:
     """A night as it is, with the account whose answers its results folder shows in its place, and
     its input as it is now.
 
+    `current` is the night's snapshot, and `busy` says that batches or calls of it are in flight.
     `kept` says why the night keeps its snapshot; None: its input is to be read. `sources` is None
     where the night keeps its snapshot without a look at the input.
     """
 
     night: Night
     current: Snapshot | None
+    busy: bool
     former_account: Account | None
     sources: Sources | None = None
     kept: str | None = None
@@ -56,8 +58,8 @@ def look(pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool) -> Fou
     """The night and its input as they are now, and whether the night keeps its snapshot."""
     price_for(spec)
     night = rows.declare(pipeline, spec, night)
-    found, busy = of_night(pipeline, night)
-    night, current = found.night, found.current
+    found = of_night(pipeline, night)
+    night, current, busy = found.night, found.current, found.busy
     if current is not None:
         kept = _why_not_looked_at(spec, night, busy=busy)
         if kept is not None:
@@ -79,20 +81,14 @@ def look(pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool) -> Fou
     return found
 
 
-def of_night(pipeline: Pipeline, night: Night) -> tuple[Found, bool]:
-    """The night without a look at its input, and whether anything of it is in flight."""
-    results_folder.repair(pipeline, night)
-    former = results_folder.former_account(pipeline, night)
-    night, current, busy = _as_it_is(pipeline, night)
-    return Found(night, current, former), busy
-
-
-def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
-    """The night as it is now, its snapshot, and whether anything of it is in flight.
+def of_night(pipeline: Pipeline, night: Night) -> Found:
+    """The night as it is now, without a look at its input.
 
     A pruned night that the results folder does not show has no snapshot: its files are gone, and
     its answers tell what was bought.
     """
+    results_folder.repair(pipeline, night)
+    former = results_folder.former_account(pipeline, night)
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         gone = night.pruned_at is not None and not night.published
@@ -102,7 +98,7 @@ def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None,
             else snapshots.get_snapshot(connection, night.snapshot_id)
         )
         busy = submissions.of_night(connection, night.id, *submissions.LIVE)
-    return night, current, bool(busy)
+    return Found(night, current, bool(busy), former)
 
 
 def _why_not_looked_at(spec: JobSpec, night: Night, *, busy: bool) -> str | None:

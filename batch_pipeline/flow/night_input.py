@@ -151,7 +151,7 @@ def _end_shared(
     pipeline: Pipeline, spec: JobSpec, night: Night, reading: Reading, start: Start
 ) -> InputTaken | None:
     """What `end_input` does of an input that is in pieces; None: another process did."""
-    found, _ = found_input.of_night(pipeline, night)
+    found = found_input.of_night(pipeline, night)
     worker = _worker(pipeline, spec, found.night, reading)
     if worker is None:
         return None

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, BatchPipelineError, UsageError
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.accounts_file import Accounts
+from batch_pipeline.jobs.accounts.accounts_file import Accounts
 from batch_pipeline.ledger.accounts import organisations
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.safe_text import get_logger

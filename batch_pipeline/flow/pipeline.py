@@ -15,8 +15,8 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.concurrency import this_holder
 from batch_pipeline.flow.connections import Apis, Connected, Connections, Owner
 from batch_pipeline.flow.home_mark import HomeMark
-from batch_pipeline.jobs import accounts_file
-from batch_pipeline.jobs.accounts_file import Accounts
+from batch_pipeline.jobs.accounts import accounts_file
+from batch_pipeline.jobs.accounts.accounts_file import Accounts
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.accounts import accounts as rows

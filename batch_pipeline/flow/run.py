@@ -16,7 +16,7 @@ from batch_pipeline.flow import found_input, night_input, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state, outage, warnings
+from batch_pipeline.flow.status import alerts, failures, night_state, outage, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.admission import admission
@@ -142,6 +142,10 @@ class _Run:
                 sent = self._send()
         if faults:
             sent = Submitted(0, admission.unanswered(night, faults[0]))
+        else:
+            # Else `status` would tell of it for as long as this run lasts. Of the account no step
+            # knows better that made no call.
+            failures.overcome(pipeline, spec, night.partition, failures.WHOLE, but=failures.ACCOUNT)
         return steps.finish(pipeline, night), sent
 
     def _send(self) -> Submitted:

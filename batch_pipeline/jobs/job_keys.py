@@ -18,6 +18,7 @@ from batch_pipeline.jobs.declared_model import (
     NonEmptyTexts,
     read_json,
 )
+from batch_pipeline.jobs.filters import FiltersSpec, NearDuplicatesSpec, ReuseSpec
 from batch_pipeline.jobs.in_dagster import (
     MOST_SPREAD,
     Condition,
@@ -34,6 +35,7 @@ from batch_pipeline.jobs.outputs import OutputSpec
 from batch_pipeline.jobs.partitions.declared_partitions import BackfillSpec, Declared, either
 from batch_pipeline.jobs.prompts.per_row import PerRowSpec
 from batch_pipeline.jobs.prompts.prompts import PromptSpec
+from batch_pipeline.jobs.routes import RouteSpec
 from batch_pipeline.jobs.sending import (
     AccountsOfJob,
     AlertsSpec,
@@ -44,7 +46,6 @@ from batch_pipeline.jobs.sending import (
     RealtimeSpec,
     RetrySpec,
 )
-from batch_pipeline.jobs.thrift import FiltersSpec, NearDuplicatesSpec, ReuseSpec, RouteSpec
 
 
 class JobKeys(DeclaredModel):

@@ -18,7 +18,7 @@ from batch_pipeline.jobs.declared_model import (
     UsdPerMillion,
     problem_with,
 )
-from batch_pipeline.jobs.thrift import EscalateSpec
+from batch_pipeline.jobs.routes import EscalateSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000

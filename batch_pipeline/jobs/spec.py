@@ -17,8 +17,9 @@ import orjson
 from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_core import ValidationError
 
-from batch_pipeline.jobs import parameters, thrift
+from batch_pipeline.jobs import parameters
 from batch_pipeline.jobs.declared_model import JsonObject, problem_with
+from batch_pipeline.jobs.filters import NearDuplicatesSpec, ReuseSpec
 from batch_pipeline.jobs.input.inputs import CsvSpec, InputSpec
 from batch_pipeline.jobs.job_keys import JobKeys
 from batch_pipeline.jobs.outputs import OutputSpec
@@ -27,6 +28,7 @@ from batch_pipeline.jobs.partitions.cron import cron_problem
 from batch_pipeline.jobs.partitions.declared_partitions import Declared, PartitionsSpec
 from batch_pipeline.jobs.prompts.per_row import PerRowSpec
 from batch_pipeline.jobs.prompts.prompts import PromptSpec
+from batch_pipeline.jobs.routes import AskedOtherwise, unreachable_routes
 from batch_pipeline.jobs.sending import (
     MAX_BYTES_PER_BATCH,
     MAX_REQUESTS_PER_BATCH,
@@ -38,7 +40,6 @@ from batch_pipeline.jobs.sending import (
     RealtimeSpec,
     RetrySpec,
 )
-from batch_pipeline.jobs.thrift import AskedOtherwise, NearDuplicatesSpec, ReuseSpec
 
 __all__ = [
     "MAX_BYTES_PER_BATCH",
@@ -112,7 +113,7 @@ class JobSpec(JobKeys):
         for path, asked in self.asked_by_routes():
             if path[0] == "routes" and _asks(asked) == _asks(self):
                 yield path, "asks as the rest of the job does; remove the route, or change it"
-        yield from thrift.unreachable(self.routes)
+        yield from unreachable_routes(self.routes)
         for path, asked in self.asked_all_ways()[1:]:
             for key, message in parameters.problems(asked.declared()):
                 if key[0] in ("params", "model_id", "max_tokens"):

@@ -31,7 +31,7 @@ def minimum_tokens(model_id: str) -> int | None:
 
 
 def describe_prefix(model_id: str, size: str, tokens: int) -> str:
-    """Whether a shared prefix of so many tokens, `size` in words, can be cached, in a clause."""
+    """Whether a shared prefix of `tokens` tokens, `size` in words, can be cached, in a clause."""
     least = minimum_tokens(model_id)
     if least is not None and tokens < least:
         return f"cannot pay: {size} tokens, minimum {least:,} of {model_id}"

@@ -110,8 +110,8 @@ class Decision:
 
 @dataclass(frozen=True)
 class PilotPage:
-    """All that the page shows. `items` holds the failed ones first, at most so many that the page
-    stays small; `hidden` says how many are left out, `confidential` that documents and answers are.
+    """All that the page shows. `items` holds the failed ones first, as many as keep the page
+    small; `hidden` says how many are left out, `confidential` that documents and answers are.
     """
 
     job: str

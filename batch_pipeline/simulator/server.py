@@ -125,7 +125,7 @@ class Simulator:
         self._cache.batch_hits = share
 
     def age_cache(self, seconds: float) -> None:
-        """Let the entries of the prompt cache grow older, as if so much time had passed."""
+        """Let entries of the prompt cache grow older by `seconds`, as if that time had passed."""
         self._cache.pass_time(seconds)
 
 

@@ -7,7 +7,8 @@ about it is `remote`.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+
+from batch_pipeline.errors import causes
 
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 # Error codes of S3 that do not say by their HTTP status that they pass.
@@ -41,18 +42,18 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed later: the store is busy, failing or out of reach."""
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError):
         return False
-    return any(_passes(cause) for cause in _causes(error))
+    return any(_passes(cause) for cause in causes(error))
 
 
 def credentials_ended(error: BaseException) -> bool:
     """Whether the store says that the credentials of the call have ended."""
-    return any(_code(cause) in _ENDED for cause in _causes(error))
+    return any(_code(cause) in _ENDED for cause in causes(error))
 
 
 def gives_no_reason(error: BaseException) -> bool:
     """Whether S3 refused a HEAD request, whose answer has no body to say why: credentials that have
     ended are among the reasons."""
-    return any(_code(cause) == "400" for cause in _causes(error))
+    return any(_code(cause) == "400" for cause in causes(error))
 
 
 def _passes(error: BaseException) -> bool:
@@ -78,13 +79,3 @@ def _status(error: BaseException) -> int | None:
     else:
         told = getattr(error, "code", None) or getattr(error, "status_code", None)
     return int(told) if isinstance(told, int) or str(told).isdecimal() else None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was made of: libraries wrap what a store said in errors of Python."""
-    known: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in known:
-        known.add(id(cause))
-        yield cause
-        cause = cause.__cause__

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from batch_pipeline.errors import BatchPipelineError, StorageError
+from batch_pipeline.errors import BatchPipelineError, StorageError, causes
 
 FULL = "there is no room left on the disk"
 READ_ONLY = "it cannot be written"
@@ -33,7 +32,6 @@ _BY_TEXT = {
     "readonly database": READ_ONLY,
     "read-only": READ_ONLY,
 }
-
 
 # What SQLite says of a ledger that was removed.
 _GONE = ("unable to open database file", "disk i/o error", "no such table")
@@ -54,17 +52,17 @@ def explain(error: BaseException, home: str) -> BatchPipelineError | None:
     """The error to show to a person; None where the storage is not to blame."""
     if "://" not in home and _is_removed(Path(home), error):
         return StorageError(removed(home))
-    for cause in _causes(error):
+    for cause in causes(error, implicit=True):
         if "://" in home and _is_unreachable(cause):
             return StorageError(
                 f"The home {home} cannot be reached, or refuses access ({_short(cause)}). Nothing "
                 "is lost: check BATCH_PIPELINE_HOME, its credentials and the network, and run "
                 "again, that goes on from here."
             )
-        trouble = _trouble(cause)
-        if trouble is not None:
+        problem = _disk_problem(cause)
+        if problem is not None:
             return StorageError(
-                f"The home {home}: {trouble} ({_short(cause)}). Nothing is lost: see to it and run "
+                f"The home {home}: {problem} ({_short(cause)}). Nothing is lost: see to it and run "
                 "again, that goes on from here."
             )
         if isinstance(cause, sa.exc.DBAPIError) and is_damage(cause):
@@ -103,11 +101,11 @@ def _is_removed(home: Path, error: BaseException) -> bool:
     """
     if (home / "_ledger").is_dir():
         return False
-    text = " ".join(str(cause).lower() for cause in _causes(error))
+    text = " ".join(str(cause).lower() for cause in causes(error, implicit=True))
     if "readonly database" in text:
         # SQLite says so too of a file that was removed while it was open.
         return not (home / "ledger.sqlite").exists()
-    missing = any(isinstance(cause, FileNotFoundError) for cause in _causes(error))
+    missing = any(isinstance(cause, FileNotFoundError) for cause in causes(error, implicit=True))
     return missing or any(part in text for part in _GONE)
 
 
@@ -117,21 +115,11 @@ def _is_unreachable(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
 
 
-def _trouble(error: BaseException) -> str | None:
+def _disk_problem(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _BY_NUMBER:
         return _BY_NUMBER[error.errno]
     text = str(error).lower()
-    return next((trouble for part, trouble in _BY_TEXT.items() if part in text), None)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, then the errors that caused it, the latest first."""
-    known: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in known:
-        known.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+    return next((problem for part, problem in _BY_TEXT.items() if part in text), None)
 
 
 def _short(error: BaseException) -> str:

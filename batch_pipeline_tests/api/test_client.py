@@ -57,6 +57,7 @@ def asked(api: AnthropicApi, params: bytes | Streamed, betas: tuple[str, ...] = 
 
 @pytest.fixture
 def api(sim: Simulator) -> AnthropicApi:
+    """The adapter of the API, which speaks with the simulator."""
     return AnthropicApi()
 
 

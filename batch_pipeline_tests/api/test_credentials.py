@@ -14,7 +14,7 @@ from starlette.responses import Response
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, NoCredentialsError, UsageError
-from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec, FederationSpec
+from batch_pipeline.jobs.accounts.account_specs import AccountSpec, FederationSpec
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.api.test_client import body, create
 from batch_pipeline_tests.support import Faults, error
@@ -34,6 +34,7 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch, sim: Simulator, tmp_path: Pa
 
 @pytest.fixture
 def federation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A workload identity in place of a key, as the SDK's variables declare it."""
     token = tmp_path / "identity"
     token.write_text(IDENTITY)
     monkeypatch.setenv("ANTHROPIC_FEDERATION_RULE_ID", "fdrl_1")

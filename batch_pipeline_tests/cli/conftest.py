@@ -13,6 +13,7 @@ from batch_pipeline_tests.cli.program import KEY, Program
 
 @pytest.fixture(scope="module")
 def shared_simulator() -> Iterator[Simulator]:
+    """A simulator for all tests of a module, which ends batches at once."""
     with running_simulator(turnaround=0.0) as simulator:
         yield simulator
 

@@ -26,12 +26,14 @@ ITEMS = 100
 
 @pytest.fixture
 def sim() -> Iterator[Simulator]:
+    """A simulator that takes 0.2 s for each answer, so that a signal meets calls in flight."""
     with running_simulator(latency=0.2) as simulator:
         yield simulator
 
 
 @pytest.fixture
 def program(sim: Simulator, tmp_path: Path) -> Program:
+    """The program, and a job of real-time calls, ten at once."""
     environ = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": sim.url}
     made = Program(tmp_path, environ)
     made.declare("review", documents(ITEMS), mode="realtime", realtime={"concurrency": 10})

@@ -37,6 +37,7 @@ class Repeats(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def repeating() -> Iterator[str]:
+    """The address of a gateway that repeats each call in its refusal."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Repeats) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"

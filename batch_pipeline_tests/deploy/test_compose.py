@@ -29,6 +29,7 @@ from batch_pipeline_tests.deploy.files import (
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
+    """The compose file."""
     found: dict[str, Any] = read("compose.yaml")
     return found
 

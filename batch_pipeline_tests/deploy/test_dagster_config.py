@@ -25,6 +25,7 @@ OF_THE_CHART = {
 
 @pytest.fixture
 def values() -> dict[str, Any]:
+    """The values for Dagster's Helm chart."""
     found: dict[str, Any] = read("helm/values.yaml")
     return found
 

@@ -26,6 +26,7 @@ DAY, COUNT = "2026-01-02", 200
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+    """An S3 server behind a proxy that counts, which s3fs talks to."""
     with running_s3() as url, running_proxy(url) as proxy:
         use(monkeypatch, proxy, tmp_path)
         yield proxy

@@ -15,6 +15,7 @@ from batch_pipeline_tests.support import settings
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
+    """Processes forked from this one, which are killed at points of the flow."""
     with forking() as forks:
         yield forks
 
@@ -30,6 +31,7 @@ def plain_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlainApi]:
 
 @pytest.fixture
 def plain_pipeline(plain_api: PlainApi, tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline that speaks with the plain API, on a home of the test's own."""
     pipeline = Pipeline(settings(tmp_path / "home", reconcile_seconds=0.6))
     yield pipeline
     pipeline.ledger.close()

@@ -64,6 +64,7 @@ class Planned:
 
 @pytest.fixture
 def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planned]:
+    """A night of 30 plain items that is planned and not begun."""
     with a_night(tmp_path / "night", PLAIN, items=30) as (sim, work, rows):
         monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.url)

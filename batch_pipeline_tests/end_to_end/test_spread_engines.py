@@ -28,6 +28,7 @@ PATIENCE_SECONDS = 240.0
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[str]:
+    """The URL of a Redis of the test's own; skips the test where there is none."""
     if shutil.which("redis-server") is None:
         pytest.skip("Redis is not installed: apt-get install redis-server")
     with running_redis(tmp_path) as url:

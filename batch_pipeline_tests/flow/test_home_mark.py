@@ -22,6 +22,7 @@ ITEMS = 12
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JobSpec:
+    """A job of a few documents in one batch."""
     return job(write_rows(tmp_path / "in.jsonl", documents(ITEMS)))
 
 

@@ -23,6 +23,7 @@ def named(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
+    """The files of an empty local home."""
     return Files(str(tmp_path))
 
 

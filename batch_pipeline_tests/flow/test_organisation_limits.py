@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from batch_pipeline.errors import AccountError, UsageError
 from batch_pipeline.flow import account_probes, organisation_limits
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.accounts_file import Accounts, AccountSpec
+from batch_pipeline.jobs.accounts.accounts_file import Accounts, AccountSpec
 from batch_pipeline.ledger.accounts import organisations
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.simulator import Faults, Simulator
@@ -50,6 +50,7 @@ def test_whose_admin_key_reads_which_organisation(
 def pipeline(
     make_pipeline: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Pipeline:
+    """A pipeline with accounts of two organisations, each with an admin key."""
     monkeypatch.setenv("NORTH_ADMIN", "admin@a/north")
     monkeypatch.setenv("SOUTH_ADMIN", "admin@a/south")
     file = accounts_support.write(

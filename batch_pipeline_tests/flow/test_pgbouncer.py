@@ -28,6 +28,7 @@ from batch_pipeline_tests.support import (
 
 @pytest.fixture
 def bouncer(postgres_url: str) -> Iterator[str]:
+    """The URL of a PgBouncer before the test's database; skips the test where there is none."""
     with tempfile.TemporaryDirectory(prefix="pgbouncer") as folder:
         try:
             with running_pgbouncer(sa.make_url(postgres_url), Path(folder)) as url:

@@ -52,6 +52,7 @@ class DiedError(BaseException):
 
 @pytest.fixture
 def home() -> str:
+    """A remote home in fsspec's memory."""
     return f"memory://home-{uuid.uuid4().hex}"
 
 

@@ -108,6 +108,7 @@ class Night:
 
 @pytest.fixture
 def night(sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path) -> Night:
+    """A complete night of several batches, with its job declared in YAML."""
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
     spec = job(
         source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,6 @@ from batch_pipeline_tests.stores import (
     as_another_process,
     credentials,
     new_bucket,
-    running_proxy,
-    running_s3,
-    use,
 )
 from batch_pipeline_tests.support import (
     PARTITION,
@@ -37,19 +34,6 @@ from batch_pipeline_tests.support import (
 )
 
 DOCUMENTS = 60
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with running_s3() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
-    with running_proxy(s3) as proxy:
-        use(monkeypatch, proxy, tmp_path)
-        yield proxy
 
 
 def _night(pipelines: list[Pipeline], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.jobs.thrift import FiltersSpec
+from batch_pipeline.jobs.filters import FiltersSpec
 from batch_pipeline.jobs.yaml_files.loading import load_job
 
 DECLARED = """\

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.jobs.accounts_file import AccountNames
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames
 from batch_pipeline.ledger import nights, shards, snapshots, waits
 from batch_pipeline.ledger.accounts import accounts, organisations
 from batch_pipeline.ledger.admission import admission, budget, decision, queue
@@ -50,6 +50,7 @@ TELL_TIME = (
 
 @pytest.fixture
 def ledger(ledger_url: str) -> Iterator[Ledger]:
+    """An empty ledger with one account, in each of the two databases."""
     opened = Ledger(ledger_url)
     with opened.write() as connection:
         accounts.register_account(connection, ACCOUNT, simulated=False)
@@ -69,6 +70,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The ledger's clock, which stands until a test sets it."""
     clock = Clock()
     for module in TELL_TIME:
         monkeypatch.setattr(module, "now", clock)

@@ -13,12 +13,14 @@ from batch_pipeline_tests.ledger.conftest import ACCOUNT, Clock
 
 @pytest.fixture
 def alert_clock(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of alerts too."""
     monkeypatch.setattr(alerts, "now", clock)
     return clock
 
 
 @pytest.fixture
 def night(ledger: Ledger) -> Night:
+    """A night of one account."""
     with ledger.write() as connection:
         return nights.open_night(connection, "review", "2026-01-01", ACCOUNT)
 

@@ -19,6 +19,7 @@ def living(_holder: str) -> bool:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of readings, which stands until a test sets it."""
     clock = Clock()
     monkeypatch.setattr(readings, "now", clock)
     return clock

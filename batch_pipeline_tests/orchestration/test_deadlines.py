@@ -24,6 +24,7 @@ MakeNightly = Callable[..., Nightly]
 
 @pytest.fixture
 def pipeline(environment: Path) -> Iterator[Pipeline]:
+    """A pipeline on the home that Dagster's runs use."""
     made = Pipeline(Settings.from_environment({"BATCH_PIPELINE_HOME": str(environment)}))
     yield made
     made.ledger.close()

@@ -84,6 +84,7 @@ def nothing(_: Trouble) -> None: ...
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is repeated or waited for, and each test has connections of its own."""
     monkeypatch.setattr(client, "READ_PAUSES", ())
     monkeypatch.setattr(run_requests, "FIRST_LOST_REST_SECONDS", 0.0)
     monkeypatch.setattr(asset_steps, "INPUT_PAUSES", ())
@@ -98,12 +99,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def trouble(faults: Faults, sim: Simulator) -> Iterator[Trouble]:
+    """What a test can let fail."""
     with pytest.MonkeyPatch.context() as patch:
         yield Trouble(faults, sim, patch)
 
 
 @pytest.fixture
 def ledger(environment: Path) -> Iterator[Ledger]:
+    """The ledger of the home that Dagster's runs use."""
     with Ledger(f"sqlite:///{environment}/ledger.sqlite") as opened:
         yield opened
 

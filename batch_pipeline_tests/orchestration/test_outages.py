@@ -30,6 +30,7 @@ def unavailable(_: object) -> Response:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage is told after half a second, and a lost run is repeated at once."""
     monkeypatch.setattr(client, "READ_PAUSES", ())
     monkeypatch.setattr(run_requests, "FIRST_LOST_REST_SECONDS", 0.0)
     monkeypatch.setattr(warnings, "OUTAGE_SECONDS", 0.5)
@@ -37,6 +38,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ledger(environment: Path) -> Iterator[Ledger]:
+    """The ledger of the home that Dagster's runs use."""
     with Ledger(f"sqlite:///{environment}/ledger.sqlite") as opened:
         yield opened
 

@@ -24,6 +24,7 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"]
 
 @pytest.fixture
 def found(home: str) -> Found:
+    """A night with results of every kind."""
     return find(Files(home), "review", "2026-01-01")
 
 

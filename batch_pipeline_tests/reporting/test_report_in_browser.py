@@ -43,6 +43,7 @@ TOO_WIDE = """
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
+    """A page of Chromium; skips the test where there is none."""
     program = browser.installed()
     if program is None:
         pytest.skip("no Chromium on this machine; .ci/run installs one")

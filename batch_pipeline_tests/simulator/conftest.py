@@ -16,18 +16,21 @@ MODEL = "claude-haiku-4-5-20251001"
 
 @pytest.fixture
 def sim() -> Iterator[Simulator]:
+    """A simulator that ends batches at once."""
     with running_simulator(turnaround=0.0) as simulator:
         yield simulator
 
 
 @pytest.fixture
 def client(sim: Simulator) -> Iterator[Anthropic]:
+    """The SDK, which speaks with the simulator."""
     with sdk(sim) as client:
         yield client
 
 
 @pytest.fixture
 def http(sim: Simulator) -> Iterator[httpx2.Client]:
+    """A plain HTTP client with a key and the API's version."""
     headers = {"x-api-key": "any", "anthropic-version": "2026-10-21"}
     with httpx2.Client(base_url=sim.url, headers=headers) as client:
         yield client

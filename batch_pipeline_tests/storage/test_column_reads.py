@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from batch_pipeline.storage.column_reads import ColumnReads
 from batch_pipeline.storage.files import Files
 from batch_pipeline.storage.remote import PatientFileSystem
-from batch_pipeline_tests.stores import FaultProxy, new_bucket, running_proxy, running_s3, use
+from batch_pipeline_tests.stores import FaultProxy, new_bucket
 
 
 def _table(rows: int) -> pa.Table:
@@ -73,13 +72,6 @@ def test_each_thread_has_its_own_place_in_a_file(tmp_path: Path) -> None:
         assert file.read(4) == content[10:14]
         assert other.submit(file.read, 4).result() == content[100:104]
         assert file.read(4) == content[14:18]
-
-
-@pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
-    with running_s3() as url, running_proxy(url) as proxy:
-        use(monkeypatch, proxy, tmp_path)
-        yield proxy
 
 
 def test_requests_are_few_and_of_what_is_read(proxy: FaultProxy, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from batch_pipeline.storage.files import STAGING, STAGING_MAX_AGE_SECONDS, Files
 
 @pytest.fixture(params=["local", "remote"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+    """A local and a remote home, one after the other."""
     remote = f"memory://home-{uuid.uuid4().hex}/deeper"
     return Files(str(tmp_path / "home") if request.param == "local" else remote)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,27 +17,12 @@ from batch_pipeline_tests.stores import (
     as_another_process,
     credentials,
     new_bucket,
-    running_proxy,
-    running_s3,
-    use,
 )
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with running_s3() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
-    with running_proxy(s3) as proxy:
-        use(monkeypatch, proxy, tmp_path)
-        yield proxy
 
 
 @pytest.fixture
 def files(s3: str, proxy: FaultProxy) -> Files:
+    """A home in a bucket behind the proxy."""
     return Files(f"s3://{new_bucket(s3)}/home")
 
 

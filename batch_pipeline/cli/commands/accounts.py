@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batch_pipeline.cli.output import Output
     from batch_pipeline.flow.account_probes import Probe
     from batch_pipeline.flow.status.account_state import AccountState
-    from batch_pipeline.jobs.accounts_file import Accounts
+    from batch_pipeline.jobs.accounts.accounts_file import Accounts
 
 FAILED = 1
 

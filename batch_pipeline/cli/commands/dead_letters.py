@@ -89,7 +89,7 @@ def redrive_dead_letters(
     else:
         # No run is started: it would take up other changes of input and declaration too.
         state = steps.progress(pipeline, steps.open_night(pipeline, spec, key))
-    show_report(context.obj, write_report(pipeline, spec, state.night))
+    show_report(context.obj, pipeline, write_report(pipeline, spec, state.night))
     return exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")
 
 

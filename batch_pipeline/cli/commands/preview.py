@@ -59,16 +59,20 @@ def _show(found: Preview, page: str | None) -> None:
     def say(text: str = "") -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    of_all = "" if found.requests is None else f" of {found.requests:,} requests"
-    say(f"{found.job} {found.partition}: {len(found.rows)}{of_all}; nothing was sent.")
+    shown = f"{len(found.rows)} rows"
+    if found.requests is not None:
+        shown = f"{len(found.rows)} of {found.requests:,} requests"
+    say(f"{found.job} {found.partition}: {shown}; nothing was sent.")
     for note in found.notes:
         say(f"Note: {note}.")
+    told: str | None = None
     for number, row in enumerate(found.rows):
         say()
         say(f"=== {row.id} ({row.source}:{row.row})")
         if row.request is not None:
             say(request_text.of(row.request, with_schema=number == 0))
-        say(_facts(row, found))
+        say(_facts(row, told))
+        told = row.tokens_from or told
     say()
     if found.night is not None:
         amounts = f"{usd(found.night.batch)} as batches, {usd(found.night.realtime)} in real time"
@@ -81,12 +85,14 @@ def _show(found: Preview, page: str | None) -> None:
         print_path(console, "Page", page)
 
 
-def _facts(row: Rendered, found: Preview) -> str:
+def _facts(row: Rendered, told: str | None) -> str:
+    """Tokens and cost of a row; where the tokens are from, unless the row before has `told` it."""
     if row.cost is None or row.input_tokens is None:
         return f"--- not sent: {row.problem}"
     route = f"route {row.route}, " if row.route else ""
+    source = "" if row.tokens_from == told else f" ({row.tokens_from})"
     text = (
-        f"--- {route}{row.input_tokens:,} tokens ({row.tokens_from}): "
+        f"--- {route}{row.input_tokens:,} tokens{source}: "
         f"{usd(row.cost.batch)} as a batch, {usd(row.cost.realtime)} in real time"
     )
     return text if row.problem is None else f"{text}; {row.problem}"

@@ -19,6 +19,7 @@ from batch_pipeline.cli.tables import (
 from batch_pipeline.wording import percent, status_label, usd
 
 if TYPE_CHECKING:
+    from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.reporting.report.report import Report
 
 
@@ -30,11 +31,12 @@ def report(
 
     pipeline, spec, key = opening.open_night(context, job, partition)
     night = opening.shown_night(pipeline, spec, key)
-    show_report(context.obj, build_report(pipeline, spec, night))
+    show_report(context.obj, pipeline, build_report(pipeline, spec, night))
 
 
-def show_report(output: Output, report: Report) -> None:
-    """A night's outcome and cost."""
+def show_report(output: Output, pipeline: Pipeline, report: Report) -> None:
+    """A night's outcome and cost, and where its results are, and its page once it is complete."""
+    from batch_pipeline.flow import paths
     from batch_pipeline.reporting.report.report_json import to_json
 
     def show() -> None:
@@ -43,7 +45,6 @@ def show_report(output: Output, report: Report) -> None:
         console.print(f"{report.job} {report.partition}: {state}", highlight=False)
         table = facts_table()
         rows = [
-            ("per document", usd(report.cost_per_document_usd)),
             ("items", f"{report.items:,}"),
             ("succeeded", f"{report.succeeded:,}"),
             ("set aside (dead letters)", f"{report.dead_letter:,}"),
@@ -51,6 +52,8 @@ def show_report(output: Output, report: Report) -> None:
             ("batches", f"{report.batches:,}"),
             ("input tokens", f"{report.tokens.input_tokens:,}"),
             ("output tokens", f"{report.tokens.output_tokens:,}"),
+            ("billed", usd(report.costs.billed_usd)),
+            ("billed per document", usd(report.cost_per_document_usd)),
             ("billed as batches", usd(report.costs.batch_usd)),
             ("billed in real time", usd(report.costs.realtime_usd)),
             ("all in real time", usd(report.costs.counterfactual_usd)),
@@ -82,5 +85,8 @@ def show_report(output: Output, report: Report) -> None:
         if report.simulated:
             console.print(SIMULATED)
         print_path(console, "Results", report.results_path)
+        if report.complete:
+            page = paths.report(report.job, report.partition, ".html")
+            print_path(console, "Report", pipeline.files.uri(page))
 
     output.answer(to_json(report), show)

@@ -43,7 +43,7 @@ def run(
         with progress_bar.shown() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
         report = write_report(pipeline, spec, state.night)
-    show_report(output, report)
+    show_report(output, pipeline, report)
     return exit_code(output, state)
 
 
@@ -73,5 +73,5 @@ def cancel(
         output.say(f"{spec.name} {key} is held; batches being cancelled: {count}.")
         with progress_bar.shown() as watch:
             state = runner.run(pipeline, spec, key, watch=watch)
-    show_report(output, write_report(pipeline, spec, state.night))
+    show_report(output, pipeline, write_report(pipeline, spec, state.night))
     return COMPLETE

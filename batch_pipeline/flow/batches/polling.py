@@ -22,8 +22,8 @@ log = get_logger(__name__)
 
 # Up to this number of batches one retrieve for each costs no more calls than pages of the list.
 FEW = 2
-# By so much the API's clock may differ, or the list is left too early and batches are asked for one
-# by one.
+# How far the API's clock may differ. With a larger difference the list is left too early, and
+# batches are asked for one by one.
 CLOCKS_DIFFER_SECONDS = 2 * 86_400.0
 
 

@@ -38,7 +38,8 @@ from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
 
-# Ids in a mark: so many batches can be deleted, or be listed in another order, until it tells less.
+# Ids in a mark. It still tells what is new when fewer batches than this were deleted or listed in
+# another order.
 MARKED = 200
 # Batches whose results are begun to be read in one look: the next look goes on.
 MOST_READ = 100

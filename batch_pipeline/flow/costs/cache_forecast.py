@@ -114,7 +114,7 @@ def forecast(
     prompt_tokens: float,
     usage: TokenUsage | None = None,
 ) -> CacheForecast | None:
-    """The forecast for so many requests with prompts of this mean length; None: no caching.
+    """The forecast for a number of requests, given the mean length of a prompt; None: no caching.
 
     Without `counted` tokens the prefix's bytes count at the tokens a byte that are assumed. `usage`
     is that of former answers to the same prompts.

@@ -62,7 +62,7 @@ class LimitedProcess:
         """The answer to a request.
 
         Raises EOFError or OSError where the process has ended, and TimeoutError where it has not
-        answered after so many seconds of the clock; then the process is of no more use.
+        answered after `seconds` of the clock; then the process is of no more use.
         """
         self._pipe.send_bytes(request)
         if not self._pipe.poll(seconds):

@@ -279,7 +279,7 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: Whole) -> Non
 
 
 def _refuse_failing_expressions(spec: JobSpec, partition: str, whole: Whole) -> None:
-    """Stop the night where expressions fail on so many rows that they are themselves at fault."""
+    """Stop the night where expressions fail on more rows than a fault of the rows explains."""
     for reason, advice in (
         (
             WHERE_FAILED,

@@ -165,7 +165,7 @@ def change_over(
     limits: ShardLimits,
     bounds: ModelBounds,
 ) -> None:
-    """Plan real-time shards of so many requests that are not sent yet.
+    """Plan real-time shards of `to_realtime` requests that are not sent yet.
 
     Where these are more than the open ones, waiting batch shards are dropped for them; shards whose
     real-time price does not fit under a ceiling stay batches. Where another process has changed the

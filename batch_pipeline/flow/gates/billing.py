@@ -35,7 +35,7 @@ _COUNTED_ABOVE = ("message", "fallback_message")
 # More than one answer can have: such counts are no counts.
 MOST_SEARCHES = 10_000
 MOST_ITERATIONS = 100
-# Names come from outside: so many characters of each and so many of them are kept.
+# Names come from outside: this is how much of each, and how many, are kept.
 _NAME_CHARACTERS = 100
 _MOST_NAMES = 20
 _OTHERS = "others"

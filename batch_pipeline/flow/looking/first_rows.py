@@ -1,6 +1,6 @@
 """The first rows of an input that was not taken: read, routed, filtered and made into requests.
 
-As when the night's input is taken, but only as far as somebody looks: nothing is written, and
+As when the night's input is taken, but only as far as a person looks: nothing is written, and
 duplicates, which are known once all rows are read, are not told.
 """
 

@@ -285,8 +285,10 @@ def _night(
         requests = f"{found.work.requests:,} requests"
         return Cost(found.batch.expected, found.realtime.expected), f"an estimate of {requests}"
     costs = [row.cost for row in rows if row.cost is not None]
-    if taken.requests is None or not costs:
+    if taken.requests is None:
         return None, "the number of rows is not known before they are read; `estimate` reads them"
+    if not costs:
+        return None, "none of these rows can be sent, so they tell nothing; `estimate` looks at all"
     share = Decimal(taken.requests) / len(costs)
     sums = (sum((getattr(cost, mode) for cost in costs), Decimal(0)) for mode in MODES)
     one = "this row" if len(costs) == 1 else f"these {len(costs)} rows"

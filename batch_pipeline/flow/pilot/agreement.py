@@ -19,7 +19,7 @@ _HALVINGS = 40
 
 
 def least_pairs(min_agreement: float, unequal: int = 0) -> int:
-    """The fewest pairs whose bound reaches `min_agreement` although so many of them are unequal."""
+    """The fewest pairs whose bound reaches `min_agreement` with `unequal` pairs among them."""
     pairs = unequal + 1
     while lower_bound(pairs - unequal, pairs) < min_agreement:
         pairs += 1
@@ -28,7 +28,7 @@ def least_pairs(min_agreement: float, unequal: int = 0) -> int:
 
 def lower_bound(equal: int, pairs: int) -> float:
     """The share of equal answers of which one can be 95 % sure that the true one is not below it,
-    after `equal` of so many pairs had equal answers."""
+    after `equal` of `pairs` pairs had equal answers."""
     if equal <= 0:
         return 0.0
     low, high = 0.0, 1.0

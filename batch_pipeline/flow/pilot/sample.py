@@ -28,9 +28,9 @@ from batch_pipeline.flow.planning.variants import is_escalated
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judging.odd_lines import ResultsIncompleteError
+from batch_pipeline.jobs.filters import NearDuplicatesSpec
 from batch_pipeline.jobs.sending import PilotSpec
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.jobs.thrift import NearDuplicatesSpec
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting

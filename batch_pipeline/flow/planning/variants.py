@@ -29,8 +29,8 @@ from batch_pipeline.flow.answers.outcomes import (
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.further import Further
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
+from batch_pipeline.jobs.routes import EscalateSpec
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.jobs.thrift import EscalateSpec
 from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, tier_factor
 from batch_pipeline.pricing.tokens import Lifetime
 
@@ -137,7 +137,8 @@ def first_attempt(name: str | None, tried: int) -> int:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """How a request was asked: its variant and route, and its size in bytes, of which its further
-    turns take `further_bytes`; a paused answer to it was continued so many times."""
+    turns take `further_bytes`; `continuations` counts how often a paused answer went
+    on."""
 
     variant: str | None
     route: str | None

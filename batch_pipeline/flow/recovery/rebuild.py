@@ -25,7 +25,7 @@ from batch_pipeline.flow.recovery.copies import Copied
 from batch_pipeline.flow.recovery.found import Found, without_manifest
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.results.typed import rows
-from batch_pipeline.jobs.accounts_file import AccountNames
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files.loading import find_job
 from batch_pipeline.ledger import nights, shards

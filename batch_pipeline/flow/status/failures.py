@@ -56,7 +56,7 @@ from batch_pipeline.wording import clipped
 log = get_logger(__name__)
 
 ACCOUNT, API, INTERNAL = "account", "api", "internal"
-# What passes once somebody, or time, has seen to its cause: the night goes on by itself then.
+# Causes that pass, by themselves or once a person has seen to them: then the night goes on.
 PASSING = (ACCOUNT, API, STORAGE)
 # Causes that are a night's state already, with an alert of their own.
 TOLD = frozenset({Kind.REFUSED, Kind.SHORT_OF_BUDGET, *GATES})
@@ -99,6 +99,11 @@ def recorded(
     with logs.context(job=spec.name, partition=partition):
         try:
             yield
+        except GateClosedError:
+            # A state of the night. What an earlier run failed at was passed on the way to the gate.
+            with contextlib.suppress(Exception):
+                overcome(pipeline, spec, partition, step, but=ACCOUNT)
+            raise
         except Exception as error:
             if apart(error):
                 raise
@@ -109,7 +114,7 @@ def recorded(
             raise
         if is_done:
             with contextlib.suppress(Exception):  # the step has done its work
-                _clear(pipeline, spec, partition, step)
+                overcome(pipeline, spec, partition, step)
 
 
 def record(
@@ -123,8 +128,6 @@ def record(
     asks: bool = False,
 ) -> None:
     """Leave an error with its night, which is made where it is new, and tell of it."""
-    if isinstance(error, GateClosedError):
-        return
     found = explain(spec, partition, error, pipeline.settings.home)
     night = _night(pipeline, spec, partition, by_hand=step == WHOLE, error=error)
     if night is None:
@@ -139,8 +142,9 @@ def record(
             state = replace(state, night=replace(state.night, failure=failure))
             failure["of_sender"] = warnings.is_of_sender(state)
             nights.update_night(connection, night.id, failure=failure)
-    log.error("%s %s failed: %s; %s", spec.name, partition, found.reason, found.remedy)
-    alerts.look(pipeline, spec.alerts, state)
+    # A new alert is logged with the same words.
+    if not alerts.look(pipeline, spec.alerts, state):
+        log.error("%s %s failed: %s; %s", spec.name, partition, found.reason, found.remedy)
     if is_new and not state.complete:
         # The home may be what has failed, and was waited for long enough.
         with contextlib.suppress(Exception), remote.patience(PAGE_SECONDS):
@@ -180,6 +184,8 @@ def explain(spec: JobSpec, partition: str, error: Exception, home: str) -> Failu
         said = f"{type(error).__name__}: {said}"
     # What messages of the home say of going on is said by the remedy.
     said = one_line(said.partition("Nothing is lost")[0])
+    # Each place that shows the reason names the night itself.
+    said = said.removeprefix(f"{spec.name} {partition}: ")
     reason = clipped(said.strip().rstrip("."), REASON_CHARACTERS)
     again = f"`batch-pipeline run {spec.name} --partition {partition}`"
     paused = isinstance(error, AccountPausedError)
@@ -268,27 +274,32 @@ def _as_json(found: Failure, night: Night, *, step: str, by: str, at: float) -> 
     return {**asdict(found), "at": at, "since": since, "step": step, "by": by}
 
 
-def _clear(pipeline: Pipeline, spec: JobSpec, partition: str, step: str) -> None:
-    """Take away failures of the partition that a step which ended well has overcome.
+def overcome(
+    pipeline: Pipeline, spec: JobSpec, partition: str, step: str, *, but: str | None = None
+) -> None:
+    """Take away failures of the partition that a step which ended well has overcome, except those
+    of the code `but`.
 
     Of all owners: before the API has answered, the night's owner is a guess.
     """
     with pipeline.ledger.read() as connection:
         every = nights.list_nights(connection, job=spec.name, partition=partition)
-    overcome = [
+    found = [
         night
         for night in every
-        if night.failure is not None and (step == WHOLE or night.failure["step"] in (step, WHOLE))
+        if night.failure is not None
+        and (step == WHOLE or night.failure["step"] in (step, WHOLE))
+        and night.failure["code"] != but
     ]
-    if not overcome:
+    if not found:
         return
     with pipeline.ledger.write() as connection:
-        for night in overcome:
+        for night in found:
             nights.update_night(connection, night.id, failure=None)
             if night.failure is not None and night.failure["code"] == ACCOUNT:
                 for account in night.sent_by:
                     accounts.note_accepted(connection, account)
-    failure_page.remove(pipeline, overcome[0])
+    failure_page.remove(pipeline, found[0])
 
 
 def _tell_without_ledger(

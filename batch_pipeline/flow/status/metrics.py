@@ -20,8 +20,8 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import accounts_file
-from batch_pipeline.jobs.accounts_file import Accounts
+from batch_pipeline.jobs.accounts import accounts_file
+from batch_pipeline.jobs.accounts.accounts_file import Accounts
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import nights, ticks
 from batch_pipeline.ledger.accounts import accounts, organisations

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs import accounts_file
+from batch_pipeline.jobs.accounts import accounts_file
 from batch_pipeline.jobs.partitions import demo_start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files import chains, component_file

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import AccountError, LedgerError
-from batch_pipeline.jobs.accounts_file import AccountNames
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames
 from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.accounts import organisations
 from batch_pipeline.ledger.database import tables
@@ -29,7 +29,7 @@ log = get_logger(__name__)
 # at last every hour.
 FIRST_PROBE_SECONDS = 900.0
 WORKSPACE_CHARACTERS = 200
-# After so many refusals in a row a key counts as refused: a single one may be a fault of the API.
+# Refusals in a row after which a key counts as refused: a single one may be a fault of the API.
 REFUSED_TIMES = 3
 
 

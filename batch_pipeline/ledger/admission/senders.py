@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection
 
-from batch_pipeline.jobs.accounts_file import Accounts
+from batch_pipeline.jobs.accounts.accounts_file import Accounts
 from batch_pipeline.ledger.accounts import organisations
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.settings import MOST_USD_PER_MONTH, is_simulated

@@ -305,7 +305,7 @@ def _observations(
 
 
 def _lines(nights: Sequence[UnfinishedNight], plan: Plan, rests: dict[str, str]) -> list[str]:
-    """Where things stand, a line a night."""
+    """Where the nights stand, a line each."""
     lines = []
     for night in nights[:MOST_LINES]:
         waits = rests.get(night.partition) or plan.waits.get(night.partition)

@@ -73,7 +73,7 @@ class PromptCache:
         self._lock = threading.Lock()
 
     def pass_time(self, seconds: float) -> None:
-        """Let entries grow older by so many seconds, as if that time had passed."""
+        """Let entries grow older by `seconds`, as if that time had passed."""
         with self._lock:
             for entry in self._entries.values():
                 entry.readable_at -= seconds

@@ -174,7 +174,8 @@ class Books:
             )
 
     def count_batch(self, workspace: Workspace, of_organisation: int, of_all: int) -> None:
-        """Count an accepted batch, with which so many of our requests are unfinished."""
+        """Count an accepted batch, with which `of_organisation` requests of its organisation are
+        unfinished, and `of_all` requests of all."""
         with self._database.transaction() as connection:
             self._add("batches_created", 1)
             self._add(f"{_BATCHES}{workspace}", 1)

@@ -27,6 +27,7 @@ def put(path: Path, data: bytes) -> Path:
 
 @pytest.fixture
 def share(tmp_path: Path) -> Path:
+    """A /usr/share with a licence, a link to it, and files that are no licence texts."""
     share = tmp_path / "share"
     put(share / "common-licenses" / "GPL-3", b"GPL")
     (share / "common-licenses" / "GPL").symlink_to("GPL-3")
@@ -38,6 +39,7 @@ def share(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def distribution(tmp_path: Path) -> Distribution:
+    """An installed package with licence files in the places where they are found."""
     info = tmp_path / "site" / "thing-1.0.dist-info"
     files = {
         "METADATA": b"Metadata-Version: 2.1\nName: Thing\nVersion: 1.0\n",

@@ -28,6 +28,7 @@ from batch_pipeline_tests.support import MODEL, PARTITION, documents, job, write
 
 @pytest.fixture
 def admin_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An admin key in the environment."""
     monkeypatch.setenv("ANTHROPIC_ADMIN_KEY", "sk-admin")
 
 
@@ -104,6 +105,7 @@ class Organisation:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, admin_key: None) -> Iterator[Any]:
+    """Starts an API of usage reports with given pages."""
     made = []
 
     def make(pages: list[dict[str, Any]]) -> Organisation:

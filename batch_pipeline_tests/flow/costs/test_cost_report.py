@@ -78,6 +78,7 @@ def priced_one_by_one(pipeline: Pipeline, model_id: str) -> Decimal:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
+    """60 documents, a duplicate of the first, and a row without a text."""
     rows = documents(60)
     rows += [{"id": "twin", "text": rows[0]["text"]}, {"id": "null", "text": None}]
     return write_rows(tmp_path / "input.jsonl", rows)

@@ -30,6 +30,7 @@ PDFS = 5
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """PDFs of two pages each, and one without text."""
     for number in range(PDFS):
         (tmp_path / f"{number}.pdf").write_bytes(pdf([f"{number} {TEXT}", f"{number} {TEXT}"]))
     (tmp_path / "scan.pdf").write_bytes(pdf([""]))

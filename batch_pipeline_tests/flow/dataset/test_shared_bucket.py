@@ -59,6 +59,7 @@ def _rows() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def by_one(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The snapshot that one process makes of the input."""
     url = f"sqlite:///{tmp_path_factory.mktemp('one') / 'ledger.sqlite'}"
     with Pipeline(settings(f"{bucket}/one", ledger_url=url, workers=1)) as pipeline:
         spec = job(f"{bucket}/in/*.jsonl")

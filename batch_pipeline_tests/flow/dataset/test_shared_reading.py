@@ -36,6 +36,7 @@ Open = Callable[..., Pipeline]
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of a few kB are cut into pieces, which are read in this process."""
     monkeypatch.setattr(splits, "PIECE_BYTES", 1_000)
     monkeypatch.setattr(splits, "_LEAST_BYTES", 500)
     monkeypatch.setattr(splits, "_FILE_BYTES", 0)
@@ -50,6 +51,7 @@ def in_this_process(function: Any, tasks: Any, _count: int, **_: Any) -> Any:
 
 @pytest.fixture(params=["local", "remote"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A local and a remote home, one after the other."""
     return str(tmp_path / "home") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 

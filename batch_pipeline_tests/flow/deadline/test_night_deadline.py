@@ -51,6 +51,7 @@ ITEMS = 15
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JobSpec:
+    """A job of mode auto with a deadline."""
     return auto(tmp_path)
 
 

@@ -59,6 +59,7 @@ def spec(tmp_path: Path) -> Callable[..., JobSpec]:
 
 @pytest.fixture
 def small(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline whose queue has room for 20 requests."""
     return make_pipeline(max_queued_requests=20)
 
 

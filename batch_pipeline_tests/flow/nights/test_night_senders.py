@@ -56,12 +56,15 @@ CREDIT = "Your credit balance is too low to access the Anthropic API."
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each account's key in its own variable."""
     for name, key in KEYS.items():
         monkeypatch.setenv(name, key)
 
 
 @pytest.fixture
 def declare(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes the test's accounts.yaml."""
+
     def write(text: str) -> Path:
         file = tmp_path / "accounts.yaml"
         file.write_text(text)

@@ -28,6 +28,7 @@ from batch_pipeline_tests.support import PARTITION, documents, job, settings, wr
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Pipeline:
+    """A pipeline without an API."""
     return Pipeline(settings(tmp_path / "home"))
 
 

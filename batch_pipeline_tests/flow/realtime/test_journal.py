@@ -30,6 +30,7 @@ def write(files: Files, name: str, lines: list[bytes], at_once: int = 2) -> None
 
 @pytest.fixture(params=["local", "remote"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+    """A local and a remote home, one after the other."""
     return Files(str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}")
 
 

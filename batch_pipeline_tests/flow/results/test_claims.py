@@ -32,6 +32,7 @@ BATCHES = 3
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JobSpec:
+    """A job with one document in each batch."""
     source = write_rows(tmp_path / "in.jsonl", documents(BATCHES))
     return job(source, limits={"max_requests_per_batch": 1})
 

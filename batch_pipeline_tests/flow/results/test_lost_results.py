@@ -93,6 +93,7 @@ def test_lines_that_many_downloads_lacked_for_a_day_are_gone(
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JobSpec:
+    """A job of eight documents in two batches."""
     return job(
         write_rows(tmp_path / "in.jsonl", documents(8)), limits={"max_requests_per_batch": 5}
     )

@@ -67,6 +67,7 @@ class Receiver:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
+    """A web server that keeps the alerts it is sent."""
     found = Receiver()
     yield found
     found.server.shutdown()
@@ -75,6 +76,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
+    """An input of which half cannot be sent."""
     return write_rows(tmp_path / "input.jsonl", HALF_DEAD)
 
 

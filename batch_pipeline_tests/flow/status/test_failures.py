@@ -22,7 +22,8 @@ from batch_pipeline.errors import (
     UsageError,
 )
 from batch_pipeline.flow.run import run
-from batch_pipeline.flow.status import failures
+from batch_pipeline.flow.status import failures, progress, warnings
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
@@ -92,6 +93,29 @@ def test_a_failure_stays_until_such_a_step_ends_well(make_pipeline: MakePipeline
     assert step("run") is None
     # What a gate holds back is the night's state.
     assert step("submit", GateClosedError("the pilot's gate is closed")) is None
+
+
+def test_a_night_that_has_come_to_its_gate_no_longer_tells_what_failed_before(
+    make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": str(n), "text": None} for n in range(20)])
+    pipeline, spec = make_pipeline(), job(source, pilot={"size": 2, "review": "required"})
+
+    def ended(error: type[Exception]) -> Progress:
+        with (
+            pytest.raises(error),
+            failures.recorded(pipeline, spec, PARTITION, step=failures.WHOLE, by="me"),
+        ):
+            run(pipeline, spec, PARTITION)
+        with pipeline.ledger.read() as connection:
+            [night] = nights.list_nights(connection)
+            return progress.of_night(connection, night.id)
+
+    assert ended(InputDataError).night.failure is not None
+    write_rows(source, documents(20))
+    state = ended(GateClosedError)
+    assert state.night.failure is None
+    assert "cannot be sent" not in str(warnings.of(state, spec.alerts))
 
 
 def test_a_key_that_is_good_again_is_no_second_alert(

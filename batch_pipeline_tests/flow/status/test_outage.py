@@ -45,6 +45,7 @@ class Outage:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage is told after a moment, and reads are not repeated."""
     monkeypatch.setattr(client, "READ_PAUSES", ())
     monkeypatch.setattr(warnings, "OUTAGE_SECONDS", 0.05)
 

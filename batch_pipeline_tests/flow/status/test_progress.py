@@ -40,6 +40,7 @@ COUNTS = Counts(
 
 @pytest.fixture
 def ledger(ledger_url: str) -> Iterator[Ledger]:
+    """An empty ledger with one account."""
     opened = Ledger(ledger_url)
     with opened.write() as connection:
         accounts.register_account(connection, "default", simulated=False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from batch_pipeline.errors import AccountError, LedgerError
-from batch_pipeline.jobs.accounts_file import AccountNames
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames
 from batch_pipeline.ledger.accounts import accounts
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline_tests.ledger.conftest import NORTH, ONE_DATABASE, OWNER, SOUTH, A, B, Clock

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from batch_pipeline.jobs.accounts_file import AccountNames, Accounts, AccountSpec
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames, Accounts, AccountSpec
 from batch_pipeline.ledger import nights, shards
 from batch_pipeline.ledger.accounts import accounts, organisations
 from batch_pipeline.ledger.admission import admission, senders

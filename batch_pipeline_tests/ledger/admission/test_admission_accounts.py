@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from batch_pipeline.jobs.accounts_file import AccountNames
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.accounts import accounts, organisations
 from batch_pipeline.ledger.admission import admission, budget

@@ -34,6 +34,7 @@ def colour(found: Found) -> str:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JobSpec:
+    """A nightly job."""
     return JobSpec(**nightly_job(tmp_path, "2026-01-01"))
 
 

@@ -225,6 +225,7 @@ class TestCodeLocation:
     def _jobs_folder(
         self, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """A folder of two jobs, to which the environment points."""
         monkeypatch.setenv("BATCH_PIPELINE_JOBS_DIR", str(tmp_path / "jobs"))
         for name in ("contracts", "tickets"):
             self.declare(tmp_path, name, JOB.format(name=name))

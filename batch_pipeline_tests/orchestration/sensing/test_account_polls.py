@@ -28,6 +28,7 @@ OpenPipeline = Callable[[], Pipeline]
 def open_pipeline(
     make_pipeline: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> OpenPipeline:
+    """Opens pipelines on one home with several accounts."""
     file = accounts_support.write(tmp_path, monkeypatch)
     return lambda: make_pipeline(accounts=file)
 

@@ -38,6 +38,7 @@ def sim() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def client(sim: Simulator) -> Iterator[Anthropic]:
+    """The SDK, which speaks with the simulator."""
     with sdk(sim) as client:
         yield client
 

@@ -1,5 +1,5 @@
 """What occurs twice in an input: ids, which stop the night, and requests, which are bought once;
-and which requests nobody asks for any more, because filters set all of their rows aside.
+and which requests no row asks for any more, because filters set all of their rows aside.
 
 Belongs here: queries over all rows of a snapshot that is not published yet. What can be told of one
 piece of the input is `prepare`.

@@ -47,7 +47,7 @@ class Asked:
     _other_prices: _Prices
 
     def tier_of(self, prompt: int) -> tuple[int, ...]:
-        """The prices for an answer to a prompt of so many tokens."""
+        """The prices for an answer to a prompt of `prompt` tokens."""
         return self.prices[bisect_left(self.tier_starts, prompt)]
 
     def other_way(self, tokens: Sequence[int]) -> int:

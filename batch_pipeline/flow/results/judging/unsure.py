@@ -15,8 +15,8 @@ import pyarrow as pa
 from batch_pipeline.flow.dataset.choosing.expressions import Evaluator, Failed
 from batch_pipeline.jobs import expressions
 from batch_pipeline.jobs.expressions import NUMBER
+from batch_pipeline.jobs.routes import ANSWER_COLUMNS
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.jobs.thrift import ANSWER_COLUMNS
 
 
 @dataclass(frozen=True)

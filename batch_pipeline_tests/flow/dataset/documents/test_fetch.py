@@ -79,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host() -> Iterator[FileHost]:
+    """A web server of files."""
     with FileHost() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -87,6 +88,7 @@ def host() -> Iterator[FileHost]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetches are repeated without pauses."""
     monkeypatch.setattr(fetch, "wait_exponential", lambda **_: lambda _state: 0)
 
 

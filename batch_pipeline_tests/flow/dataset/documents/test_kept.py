@@ -37,6 +37,7 @@ DAYS = ("2026-01-01", "2026-01-02")
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline without an API."""
     with Pipeline(settings(tmp_path / "home")) as made:
         yield made
 

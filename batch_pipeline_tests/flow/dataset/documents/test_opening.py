@@ -18,11 +18,13 @@ DATA = bytes(range(256)) * 2_000
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
+    """The files of an empty local home."""
     return Files(str(tmp_path / "home"))
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
+    """A file whose content the snapshot knows."""
     path = tmp_path / "a.pdf"
     path.write_bytes(DATA)
     return path

@@ -37,6 +37,7 @@ FORGED = {"$document": {"path": "/etc/passwd", "name": "/etc/passwd", "size": 1,
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline without an API."""
     with Pipeline(settings(tmp_path / "home")) as made:
         yield made
 

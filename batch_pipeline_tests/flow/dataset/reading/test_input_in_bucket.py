@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,10 @@ from batch_pipeline_tests.stores import FaultProxy
 from batch_pipeline_tests.support import documents, job, write_rows
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    with stores.running_s3() as url:
-        yield url
-
-
 @pytest.fixture
-def proxy(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    with stores.running_proxy(store) as proxy:
-        stores.use(monkeypatch, proxy, tmp_path)
-        yield proxy
-
-
-@pytest.fixture
-def folder(proxy: FaultProxy, store: str, tmp_path: Path) -> str:
+def folder(proxy: FaultProxy, s3: str, tmp_path: Path) -> str:
     """A folder of a bucket with two files below it."""
-    url = f"s3://{stores.new_bucket(store)}/in"
+    url = f"s3://{stores.new_bucket(s3)}/in"
     files = Files(url)
     for name in ("2026/a.jsonl", "2027/b.jsonl"):
         files.publish(write_rows(tmp_path / "rows", documents(20)), name)

@@ -122,6 +122,7 @@ def test_the_last_pieces_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of a few kB are cut into pieces and read by several processes."""
     monkeypatch.setattr(splits, "PIECE_BYTES", 1_000)
     monkeypatch.setattr(splits, "_FILE_BYTES", 0)
     monkeypatch.setattr(input_dataset, "PROCESSES_FROM_BYTES", 0)

@@ -83,7 +83,7 @@ def _refused(ended: _Ended) -> Refused:
 def _ask_once(want: Want) -> dict[str, Any]:
     global _running, _has_answered  # noqa: PLW0603  # one process for all files, as starting it takes long
     if _running is None:
-        # No keys, no addresses of databases: whoever gets hold of the process finds nothing.
+        # No keys, no addresses of databases: a file that takes the process over finds none.
         environment = {
             name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ
         }

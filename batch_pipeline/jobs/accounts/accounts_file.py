@@ -18,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec, read
+from batch_pipeline.jobs.accounts.account_specs import AccountSpec, read
 from batch_pipeline.settings import (
     DEFAULT_ACCOUNT,
     MOST_QUEUED_REQUESTS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs.accounts_file import AccountNames, Accounts, load
+from batch_pipeline.jobs.accounts.accounts_file import AccountNames, Accounts, load
 from batch_pipeline.jobs.yaml_files.loading import find_job
 from batch_pipeline.safe_text import redacted
 from batch_pipeline.settings import Settings
@@ -30,6 +30,7 @@ legal: {profile: legal, base_url: "https://gateway.example.com"}
 
 @pytest.fixture
 def write(tmp_path: Path) -> Path:
+    """Where accounts.yaml is written."""
     return tmp_path / "accounts.yaml"
 
 

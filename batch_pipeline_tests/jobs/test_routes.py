@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.prices import price_for
-from batch_pipeline.jobs.thrift import ANSWER_COLUMNS
+from batch_pipeline.jobs.routes import ANSWER_COLUMNS
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline_tests.support import MODEL, job
 

@@ -1,0 +1,1 @@
+"""The accounts that send: accounts.yaml, and what follows from it."""
