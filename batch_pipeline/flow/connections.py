@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from batch_pipeline.api.failures import cause_of, is_outage, most_hopeful
 from batch_pipeline.api.protocol import Api, ApiFailure
@@ -43,10 +42,6 @@ UNUSABLE = (UsageError, AccountError, ApiError)
 REST = 10.0
 
 OpenApi = Callable[[AccountSpec], Api]
-
-
-class Closable(Protocol):
-    def close(self) -> None: ...
 
 
 class Apis:
