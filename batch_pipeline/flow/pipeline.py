@@ -142,8 +142,8 @@ class Pipeline:
     def senders(self, connection: Connection, connected: Sequence[Connected]) -> tuple[Sender, ...]:
         """Those of the connected accounts of a job that may be sent with now, with their limits.
 
-        One of which is known that its API does not answer, or refuses its key, is left to the polls
-        until one succeeds, unless it is so of all.
+        An account whose API is known not to answer, or to refuse its key, is left out until a poll
+        of it succeeds, unless that is so of all of them.
         """
         names = [each.declared for each in connected]
         simulated = connected[0].names.simulated
@@ -176,8 +176,8 @@ class Pipeline:
         return queue_limit(smallest, spec.limits.max_queued_requests)
 
     def limiter(self, organisation: str, model_id: str) -> Limiter:
-        """The rate limiter that all real-time calls of this pipeline to a model share which one
-        organisation is asked."""
+        """The rate limiter of a model at an organisation, which all real-time calls of this
+        pipeline share."""
         return self._limiters.setdefault((organisation, model_id), Limiter())
 
     def refreshed(self, night: Night) -> Night:

@@ -340,7 +340,7 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
         return state
     if state.night.held_twins:
         twins.settle(pipeline, night)
-        return finish(pipeline, night) if _is_rid_of_twins(pipeline, night) else state
+        return state if pipeline.refreshed(night).held_twins else finish(pipeline, night)
     if not state.night.published:
         # The folder shows another account's; taking the input shows this one again.
         return state
@@ -351,10 +351,6 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
         if current.revision == state.night.revision and current.published:
             nights.update_night(connection, night.id, completed_at=state.at)
         return progress_of.of_night(connection, night.id)
-
-
-def _is_rid_of_twins(pipeline: Pipeline, night: Night) -> bool:
-    return not pipeline.refreshed(night).held_twins
 
 
 def progress(pipeline: Pipeline, night: Night) -> Progress:

@@ -28,7 +28,7 @@ from batch_pipeline.safe_text import get_logger
 log = get_logger(__name__)
 
 NAME_CHARACTERS = 200
-# Who acts goes on with a night: a sensor may send what waits after one of these.
+# After one of these actions the night goes on: the sensor may send what waits.
 GOES_ON = (ActionKind.RESUME, ActionKind.APPROVE, ActionKind.REDRIVE)
 
 

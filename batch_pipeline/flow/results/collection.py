@@ -144,7 +144,10 @@ def _published(pipeline: Pipeline, night: Night, submission: Submission) -> list
 
 
 def _write(chunks: Iterator[Chunk], staged: _Staged, told: Mapping[str, str]) -> None:
-    """Write rows as they come; answers are `told` what they answer, for a ledger that is lost."""
+    """Write rows as they come.
+
+    The footer of the answers' file keeps the facts in `told`, from which a lost ledger is rebuilt.
+    """
     with (
         parquet_writer(staged.answers, ANSWERS_SCHEMA) as answers,
         parquet_writer(staged.results, RESULTS_SCHEMA) as results,
@@ -230,7 +233,7 @@ def _judge_account(connection: Connection, submission: Submission, judge: LineJu
 
 
 def _answers_file(pipeline: Pipeline, night: Night, submission: Submission, staged: _Staged) -> str:
-    """Where the answers are going to be; in a remote home they are there at once.
+    """The path of the file of answers; to a remote home the file is uploaded here.
 
     The ledger names that file with the transaction that collects. Until then nothing reads it: it
     has a name of its own, so that two collectors do not write the same.

@@ -70,9 +70,9 @@ def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _of_batch(
     pipeline: Pipeline, night: Night, submission: Submission, raw: Path
 ) -> Generator[bytes]:
-    """A batch's lines as the API has them; those that the home has where the API has none any more.
+    """A batch's lines from the API; from the home, where the API has deleted them.
 
-    They are in the home before they are collected if the ledger was rebuilt.
+    The home has the lines of a batch that is not collected where the ledger was rebuilt.
     """
     try:
         yield from _downloaded(pipeline, submission, raw)

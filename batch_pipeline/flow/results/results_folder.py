@@ -284,10 +284,10 @@ def _replacing(target: str, folder: Path) -> list[Named]:
 
 
 def _reported(night: Night, said: bytes | None, staged: Path, *, complete: bool) -> list[Named]:
-    """The night's report, if it says that the results are complete, saying whether they are.
+    """The night's report with this value of `complete`; nothing where it is not complete so far.
 
-    It says no before the first file is replaced. Where the same items are settled as before, the
-    night is as complete after the last one as it was.
+    The report says `false` before the first file is replaced. Where the same items are settled as
+    before, it says `true` again after the last file.
     """
     report = {} if said is None else orjson.loads(said)
     if not report.get("complete"):

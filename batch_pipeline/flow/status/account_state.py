@@ -52,10 +52,10 @@ class AtApi:
 class AccountState:
     """An account at a time; its name, owner and organisation are the ledger's.
 
-    `used` are all requests in the queue of the organisation, those of its other accounts included,
-    of `limit` that it may have: the smaller one of `limit_set`, by the setting `limit_setting`, and
-    `limit_read`. `declared` is
-    False where accounts.yaml does not have it any more. `spent` is of the present month, under a
+    `used` are all requests in the queue of the organisation, those of its other accounts included.
+    The queue may hold `limit` requests: the smaller one of `limit_set`, by the setting
+    `limit_setting`, and `limit_read`, by the API. `declared` is False where accounts.yaml does not
+    have the account any more. `spent` is of the present month, under a
     `ceiling` in USD, if there is one.
     """
 
@@ -157,7 +157,7 @@ class AccountState:
         )
 
     def limit_troubles(self) -> Iterator[str]:
-        """Of these, limits and ceilings: no warning of a night tells them."""
+        """The limits and ceilings among `troubles`, which no warning of a night tells."""
         if self.is_set_too_high:
             yield self.limit_trouble
         if self.ceiling is not None and self.spent.total >= self.ceiling:
@@ -216,7 +216,8 @@ def troubles_of(states: Collection[AccountState]) -> list[str]:
 
 
 def look(pipeline: Pipeline, owner: str) -> list[AccountState]:
-    """The accounts of an owner, where accounts.yaml has several: of one its nights tell all."""
+    """The accounts of an owner; none where accounts.yaml has a single one, of which the warnings of
+    its nights tell everything."""
     if len(pipeline.accounts.by_name) < 2:
         return []
     with pipeline.ledger.read() as connection:

@@ -42,7 +42,7 @@ PREFIX = "batch_pipeline_"
 RECENT_SECONDS = 86_400.0
 # The label of what waits: which account sends it is decided when it goes.
 NO_ACCOUNT = ""
-# Whoever asks more often gets the same figures again: reading a year of nights takes a second.
+# Within this time the same figures are given again: reading a year of nights takes a second.
 CACHED_SECONDS = 5.0
 
 _FAMILIES = {

@@ -112,8 +112,10 @@ def note(pipeline: Pipeline, account: str, failure: ApiFailure) -> None:
 
 
 def note_of_any(pipeline: Pipeline, senders: Sequence[str], failure: ApiFailure) -> None:
-    """As `note`, for a failure in a step of a night that these accounts send: of several, the one
-    that failed was noted where it was asked."""
+    """As `note`, for a failure in a step of a night that these accounts send.
+
+    Of several accounts, the one that failed was noted where it was asked.
+    """
     if len(senders) == 1:
         note(pipeline, senders[0], failure)
 

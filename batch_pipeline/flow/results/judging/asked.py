@@ -1,4 +1,4 @@
-"""What the answers of a submission are priced and read by: one of these for each way of asking.
+"""How requests were asked, by which their answers are priced and read: one `Asked` a variant.
 
 The requests of one batch may be asked of several models. Belongs here: what the judge looks up for
 each request by the variant that it was asked as.

@@ -103,12 +103,12 @@ def _written(found: dict[str, Any]) -> str | None:
         text = as_json(found)
         if len(text.encode()) <= MAX_BYTES:
             return text
-    # What is left are values of the API's that have no business to be so large.
+    # The API's own values alone are too large, which they never are.
     return '{"cut_off":true}'
 
 
 def _fitting(found: Mapping[str, Any], name: str) -> Any:
-    """As much of the begin of a list or text as fits."""
+    """As much of the beginning of a list or text as fits."""
     rest = len(as_json({**found, name: ""}).encode()) - len('""')
     value, room = found[name], MAX_BYTES - rest
     if isinstance(value, str):

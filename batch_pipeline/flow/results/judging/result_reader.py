@@ -26,8 +26,8 @@ _NOTHING: Sequence[Any] = ()
 class Read(NamedTuple):
     """What a result says by itself.
 
-    `tokens` are None where it was billed and they are not known, and the `bill` is there where it
-    is not that of the tokens alone. A paused answer has a `turn`, and perhaps a `container`.
+    `tokens` are None where the answer was billed and its tokens are not known; `bill` is None where
+    the tokens are all that was billed. A paused answer has a `turn`, and perhaps a `container`.
     """
 
     outcome: Outcome

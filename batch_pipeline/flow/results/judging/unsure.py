@@ -21,8 +21,8 @@ from batch_pipeline.jobs.spec import RetrySpec
 
 @dataclass(frozen=True)
 class Found:
-    """The positions of the answers that are unsure, and the number of those of which the rule does
-    not tell: it is NULL, or it failed. These are kept like sure ones."""
+    """Positions of the unsure answers, and the number of answers for which the rule is NULL or
+    fails: those are kept like sure ones."""
 
     unsure: Sequence[int]
     unjudged: int
