@@ -45,12 +45,15 @@ def nights() -> list[str]:
 
 @pytest.fixture
 def make_spec(tmp_path: Path, nights: list[str]) -> MakeSpec:
-    """A job with 40 documents a night, in two batches after its pilot; keys may be replaced."""
-    for night in nights:
+    """A job with 40 documents a night, in two batches after its pilot; keys may be replaced.
+
+    No text has a date: the simulator's answers follow from texts, and are the same on every day.
+    """
+    for place, night in enumerate(nights):
         folder = tmp_path / "input" / night
         folder.mkdir(parents=True)
         rows = [
-            {"id": f"{night} {number}", "text": f"Document {number} of {night}."}
+            {"id": f"{night} {number}", "text": f"Document {number} of night {place}."}
             for number in range(40)
         ]
         write_rows(folder / "documents.jsonl", rows)
