@@ -16,6 +16,8 @@ if [ -e "$venv" ]; then
 fi
 "${PYTHON:-python3.11}" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
+# The pip that comes with Python 3.11 takes twice as long; where no newer one can be had, it does.
+"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$root/constraints.txt" --upgrade pip || true
 cp -r "$root/docs/examples/own_dagster_project" "$work/project"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint "$root/constraints.txt" \
   "$root" --editable "$work/project[dev]"
