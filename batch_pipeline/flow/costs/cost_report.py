@@ -5,7 +5,7 @@ Belongs here: where each number comes from. Its arithmetic and its pages are in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,8 +17,14 @@ from sqlalchemy import Connection
 from batch_pipeline import telemetry
 from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.answers.answers import next_suffix
-from batch_pipeline.flow.costs import answer_sums, asked_otherwise, avoided, deadline_cost
-from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
+from batch_pipeline.flow.costs import (
+    answer_sums,
+    asked_otherwise,
+    avoided,
+    deadline_cost,
+    expectations,
+)
+from batch_pipeline.flow.costs.answer_sums import Priced
 from batch_pipeline.flow.costs.estimate_ways import way_of
 from batch_pipeline.flow.costs.tokens import tokens_without_api
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
@@ -43,7 +49,6 @@ from batch_pipeline.reporting.distribution import Distribution
 from batch_pipeline.reporting.report import report_document, report_html
 from batch_pipeline.reporting.report.account_cost import AccountCost
 from batch_pipeline.reporting.report.avoided import Avoided
-from batch_pipeline.reporting.report.difference import Difference, Expected, explain
 from batch_pipeline.reporting.report.report import (
     ZERO,
     Approval,
@@ -67,13 +72,6 @@ log = get_logger(__name__)
 MOST_GROUPS = 20
 # How many nights the trend shows, this one included.
 MOST_NIGHTS = 30
-# The sources of an estimate's tokens (`Tokens.source`), in words for people.
-FORESEEN = {
-    "measured": "by former answers",
-    "count_tokens": "tokens counted, answers at max_tokens",
-    "model": "tokens of the model's other nights, answers at max_tokens",
-    "rule": "by a rule, answers at max_tokens",
-}
 
 
 def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
@@ -87,7 +85,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         declared = _declarations(connection, state)
         others = _other_models(connection, state)
         trend = _trend(connection, spec.partitions, state.night)
-        expected = _expected(connection, state.night)
+        expected = expectations.of_night(connection, state.night)
         hurried = shards.shards_for_deadline(connection, night.id)
         by_account = _accounts(connection, state)
     night = state.night
@@ -155,7 +153,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         prompt_tokens=sums.prompt_tokens,
         output_tokens=sums.output_tokens,
         wasted=sums.wasted,
-        differences=_differences(state, expected, sums, price),
+        differences=expectations.differences(state, expected, sums, price),
         trend=trend,
         caching=_caching(state, current, stated),
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
@@ -317,56 +315,6 @@ def _trend(connection: Connection, declared: Declared, night: Night) -> tuple[Ni
             )
         )
     return tuple(found)
-
-
-def _differences(
-    state: Progress, expected: Sequence[Expected], sums: AnswerSums, price: ModelPrice
-) -> tuple[Difference, ...]:
-    """The differences from what was expected of the whole night; none until it is complete."""
-    if not state.complete:
-        return ()
-    prices = price.batch.prices[0]
-    return tuple(explain(each, sums.asked, state.total_cost_usd, prices) for each in expected)
-
-
-def _expected(connection: Connection, night: Night) -> list[Expected]:
-    """What was expected when the input was taken, and by the pilot.
-
-    Where something had been bought before the input was taken, the estimate is of the rest alone
-    and is left out.
-    """
-    found = []
-    estimate, verdict = night.estimate, night.pilot
-    if estimate is not None and not estimate["already_bought"]:
-        tokens = estimate["tokens"]
-        found.append(
-            Expected(
-                source=f"before sending ({FORESEEN.get(tokens['source'], tokens['source'])})",
-                requests=estimate["requests"],
-                input_tokens=Decimal(str(tokens["input"]["mean"])),
-                output_tokens=Decimal(str(tokens["output"]["mean"])),
-                usd=Decimal(str(estimate["expected_usd"])),
-            )
-        )
-    if verdict is None or not verdict["judged"]:
-        return found
-    measured = [
-        snapshot.bought
-        for snapshot in snapshots.snapshots_of(connection, night.id).values()
-        if snapshot.declaration_hash == verdict["declaration_hash"]
-        and snapshot.content_hash == verdict["content_hash"]
-    ]
-    if measured:
-        found.append(
-            Expected(
-                source="by the pilot",
-                requests=measured[-1],
-                input_tokens=Decimal(str(verdict["mean_input_tokens"])),
-                output_tokens=Decimal(str(verdict["mean_output_tokens"])),
-                usd=Decimal(str(verdict["projected_usd"])),
-            )
-        )
-    return found
 
 
 def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
