@@ -21,7 +21,7 @@ exit code and the `error.code` of the command line's JSON; a subclass without it
 its base.
 
 Exceptions that never reach the user as they are: `api.protocol.ApiFailure` (a call without a
-usable answer; the flow decides what it means), `jobs.yaml_lines.YamlProblem`,
+usable answer; the flow decides what it means), `jobs.yaml_files.yaml_lines.YamlProblem`,
 `flow.dataset.reading.row_json.CellProblem`, `flow.concurrency.StoppedError`. A bug is none of
 these: it surfaces as Python's own exception, with a trace.
 """
