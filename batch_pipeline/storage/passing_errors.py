@@ -1,7 +1,7 @@
 """What an object store's error says: whether it passes, and whether credentials have ended.
 
 Belongs here: how S3, GCS and Azure say so, and the libraries that speak with them. What is done
-about it is `remote`.
+about it is in `patient_filesystem`.
 """
 
 from __future__ import annotations

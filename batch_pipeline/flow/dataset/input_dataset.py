@@ -1,8 +1,8 @@
 """Input files → the night's snapshot.
 
 Belongs here: reading a night's rows once, on all cores of one machine. What is done for a piece of
-it is in `prepare`, what is known of all pieces together in `whole`; several machines read an input
-by `shared_reading`.
+it is in `prepare`, what is known of all pieces together in `whole_input`; several machines read an
+input by `shared_reading`.
 """
 
 from __future__ import annotations

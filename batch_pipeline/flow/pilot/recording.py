@@ -1,6 +1,6 @@
 """Records a pilot's verdict, after the page that shows what it is based on.
 
-How the verdict is found is in `sample` and `verdict`, what the page shows in `page`.
+How the verdict is found is in `pilot_run` and `verdict`, what the page shows in `page`.
 """
 
 from __future__ import annotations

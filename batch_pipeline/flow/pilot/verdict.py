@@ -1,7 +1,7 @@
 """The pilot's verdict: what its answers measure, and whether the rest of the night may go.
 
 Pure functions of the answers and of the job's limits. How a pilot is drawn and brought to its end
-stands in `sample`.
+stands in `pilot_run`.
 """
 
 from __future__ import annotations
