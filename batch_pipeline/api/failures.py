@@ -2,8 +2,8 @@
 
 Shared by all clients in this package; no call is made here. How an error body is read, and whether
 it is about the account, is decided here alone, for HTTP answers and for lines of results. What is
-done about an error stands in `flow.outcomes`. The SDK is imported where it is used: commands that
-make no call read errors too.
+done about an error stands in `flow.answers.outcomes`. The SDK is imported where it is used:
+commands that make no call read errors too.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A limit that is set too high makes batches that the API refuses, one that is too low leaves a part
 of the queue empty. Belongs here: which key reads the limit of which organisation, and when it is
-read again. What is in force stands in `ledger.organisations`.
+read again. What is in force stands in `ledger.accounts.organisations`.
 """
 
 from __future__ import annotations

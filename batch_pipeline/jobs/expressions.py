@@ -2,7 +2,8 @@
 
 Belongs here: the language, which is one DuckDB expression without side effects over the columns of
 a row, and the locked database that it is parsed, bound and evaluated in. How it is evaluated over
-rows is in `flow.dataset.expressions`. DuckDB is imported only where an expression is declared.
+rows is in `flow.dataset.choosing.expressions`. DuckDB is imported only where an expression is
+declared.
 
 What is allowed is listed, not what is forbidden: DuckDB marks functions that look at the clock or
 aggregate as consistent, and `true) from t where (true` is one statement without a subquery. What is
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MEMORY_LIMIT = "256MB"
 # Beyond this a text is no rule that a person wrote; it bounds what nested functions can do.
 MOST_CHARACTERS = 10_000
-# Of a row each column is text; see `flow.dataset.expressions`.
+# Of a row each column is text; see `flow.dataset.choosing.expressions`.
 TEXT, NUMBER = "VARCHAR", "BIGINT"
 
 # Each does to a text or a number what it says, in time and memory linear in its arguments. `repeat`

@@ -55,7 +55,7 @@ class Night:
     output: dict[str, Any] | None = None
     # Accounts that may send it; NULL: its owner alone.
     accounts: list[str] | None = None
-    # Why its last run ended without success; see `flow.failures`. NULL: it did not.
+    # Why its last run ended without success; see `flow.status.failures`. NULL: it did not.
     failure: dict[str, Any] | None = None
     # When its submission was last asked for.
     asked_at: float | None = None

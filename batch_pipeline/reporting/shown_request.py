@@ -1,7 +1,7 @@
 """A request as people read it: its turns one below the other, then what else is asked with it.
 
 Pure functions of the Messages parameters, of which base64 data have been replaced by what they are
-(`flow.dataset.rendered`).
+(`flow.dataset.requests.rendered`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ mean something else, and halving finds the row whatever the message means. A bod
 is halved alike.
 
 Belongs here: how a shard is split. When splitting is given up, and what a killed process leaves,
-stands in `ledger.refusals`.
+stands in `ledger.submissions.refusals`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sends waiting shards as batches: intent, body, seal, last bytes, and what the API's answer means.
 
-The order of these writes is what keeps a batch from being bought twice (`ledger.transitions` has
-the state machine and its invariants):
+The order of these writes is what keeps a batch from being bought twice
+(`ledger.submissions.transitions` has the state machine and its invariants):
 
 - INTENT is in the ledger before the first byte of the body leaves. Otherwise a crash during the
   upload would leave a batch that no row of the ledger knows of, and its shard would go again.

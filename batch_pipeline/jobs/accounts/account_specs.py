@@ -1,7 +1,7 @@
 """The accounts of accounts.yaml, read and checked, with every problem named by file, line and key.
 
 Secrets are names of variables, never values. What follows from the accounts, and the one without a
-file, is in `jobs.accounts_file`.
+file, is in `jobs.accounts.accounts_file`.
 """
 
 from __future__ import annotations

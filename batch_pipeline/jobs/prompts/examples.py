@@ -1,7 +1,7 @@
 """Examples in the prompt: questions with the answers that are wanted.
 
 Belongs here: the keys below `prompt.examples`, the file that they come from, and what is wrong with
-an example. Which examples a row gets is in `flow.dataset.prompt`.
+an example. Which examples a row gets is in `flow.dataset.requests.prompt`.
 """
 
 from __future__ import annotations

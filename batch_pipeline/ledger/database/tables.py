@@ -611,7 +611,7 @@ publication = Table(
 )
 
 # SQLite: what a machine's steady clock, which no one sets, is to be raised by to give the ledger's
-# time, by boot; see `ledger.now`.
+# time, by boot; see `ledger.database.ledger.now`.
 steady_clock = Table(
     "steady_clock",
     metadata,

@@ -10,7 +10,7 @@ other. Each arrow is one transaction, so that a process that is killed leaves a 
 refused or split, and the next process goes on from there.
 
 Belongs here: what the ledger keeps of it. How a shard is split is decided in
-`flow.batches.refused_shards`, which failure is a refusal in `flow.outcomes`.
+`flow.batches.refused_shards`, which failure is a refusal in `flow.answers.outcomes`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Columns = dict[str, dg.MetadataValue]
 COLUMN_SCHEMA = "dagster/column_schema"
 _TEXT, _NUMBER = "string", "int64"
 _BILLED = "billed for this item in this night"
-# Name, type and meaning of each column. The types are those of `flow.schemas` as Arrow writes them,
-# which takes longer to import than all the definitions.
+# Name, type and meaning of each column. The types are those of `flow.answers.schemas` as Arrow
+# writes them, which takes longer to import than all the definitions.
 RESULTS = (
     ("id", _TEXT, "the user's own id"),
     ("status", _TEXT, "succeeded, or why not"),
