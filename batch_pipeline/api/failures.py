@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batch_pipeline.api.protocol import ApiFailure, RateLimit, RateLimits, read_json
-from batch_pipeline.errors import ApiUnavailableError
+from batch_pipeline.errors import ApiUnavailableError, causes
 from batch_pipeline.safe_text import redacted
 from batch_pipeline.settings import LONGEST_WAIT_SECONDS
 from batch_pipeline.wording import clipped
@@ -198,10 +198,7 @@ def most_hopeful(errors: Sequence[Failed]) -> Failed:
 
 def cause_of(error: BaseException) -> ApiFailure | None:
     """How the API failed or refused, where an error follows from that."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ApiFailure):
-        cause = cause.__cause__
-    return cause
+    return next((cause for cause in causes(error) if isinstance(cause, ApiFailure)), None)
 
 
 def refuses_key(failure: ApiFailure) -> bool:
@@ -229,14 +226,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def json_of(response: httpx2.Response) -> dict[str, Any]:
     """The JSON object of a 2xx answer; raises `ApiFailure` with its status if there is none."""
-    return object_in(response.status_code, response.headers, response.content)
-
-
-def object_in(status: int, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
-    """The JSON object in the body of a 2xx answer; raises `ApiFailure` if there is none."""
-    data = json_in(status, headers, content)
+    answer = response.status_code, response.headers, response.content
+    data = json_in(*answer)
     if not isinstance(data, dict):
-        raise _unreadable(status, headers, content)
+        raise _unreadable(*answer)
     return data
 
 
