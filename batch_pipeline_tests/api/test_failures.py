@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import httpx2
 import pytest
 
 from batch_pipeline.api.failures import (
     QUOTED,
     concerns_account,
+    json_of,
     most_hopeful,
-    object_in,
     rate_limits,
     refusal,
     retry_after,
@@ -69,7 +70,7 @@ def test_a_page_that_repeats_the_key_is_quoted_without_it(
     page = b"<" * before + b"pl4nted-s3cret is not allowed"
     if status == 200:
         with pytest.raises(ApiFailure) as caught:
-            object_in(status, {}, page)
+            json_of(httpx2.Response(status, content=page))
         failure = caught.value
     else:
         failure = refusal(status, {}, page)
